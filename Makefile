@@ -1,0 +1,87 @@
+# `make help` lists what there is. A fresh machine needs Python 3.12 or newer and make; the rest is installed into .venv.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+
+PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3,$(shell $(name) --version >/dev/null 2>&1 && echo $(name))))
+BIN := .venv/bin
+INSTALLED := .venv/installed
+ARCHITECTURE ?= arm64
+STACK ?= dev
+
+export SAM_CLI_TELEMETRY := 0
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help
+help: ## Show this list.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(INSTALLED): requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { echo "CRM Relay needs Python 3.12 or newer; found: $$($(PYTHON) --version)"; exit 1; }
+	echo "Installing into .venv, once (a minute or two) …"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+.PHONY: install
+install: $(INSTALLED) ## Make .venv and install what is missing.
+
+.PHONY: start
+start: $(INSTALLED) ## Run everything here: API, queues, functions, CRM sandboxes; play the sample events; stay up until Ctrl-C.
+	@exec relay start
+
+.PHONY: test
+test: $(INSTALLED) ## Run the tests: unit, component, stack.
+	@pytest
+
+.PHONY: check
+check: $(INSTALLED) ## Format, lint, types, import rules, template, generated files, relay.toml.
+	@ruff format --check --quiet
+	ruff check --quiet
+	mypy
+	lint-imports --no-logo 2>/dev/null || lint-imports
+	sam validate --lint
+	python -m workbench.openapi --check
+	relay check --offline
+
+.PHONY: format
+format: $(INSTALLED) ## Format the code and mend what the linter can mend.
+	@ruff check --quiet --fix
+	ruff format --quiet
+
+.PHONY: build
+build: $(INSTALLED) ## Build what is deployed, with bytecode, into .aws-sam (ARCHITECTURE=arm64 or x86_64).
+	@python -m workbench.build --architecture $(ARCHITECTURE)
+
+.PHONY: artifact
+artifact: $(INSTALLED) ## Build for x86_64 and run every built function under AWS's Runtime Interface Emulator.
+	@python -m workbench.build --architecture x86_64
+	pytest tests/artifact
+
+.PHONY: deploy
+deploy: build ## Deploy to AWS (STACK=dev or prod), asking before anything changes.
+	@sam deploy --config-env $(STACK)
+
+.PHONY: bench
+bench: $(INSTALLED) ## Measure cold starts, CPU time of a callback, AWS calls and the price of a million.
+	@python -m workbench.build --architecture x86_64
+	python -m workbench.bench
+
+.PHONY: openapi
+openapi: $(INSTALLED) ## Write docs/openapi.json anew from the models.
+	@python -m workbench.openapi
+
+.PHONY: requirements
+requirements: $(INSTALLED) ## Pin all requirements anew, with hashes and without addresses.
+	@for folder in layers/dependencies tests/artifact .; do
+	  case $$folder in .) name=requirements-dev;; *) name=$$folder/requirements;; esac
+	  uv pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-annotate --no-header \
+	    --no-emit-index-url --upgrade $$name.in --output-file $$name.txt
+	done
+
+.PHONY: clean
+clean: ## Remove what was built and what the local stack left, but not .venv.
+	@rm -rf .aws-sam .relay .pytest_cache .mypy_cache .ruff_cache .hypothesis
