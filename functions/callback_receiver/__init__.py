@@ -1,0 +1,1 @@
+"""CartelCRM calls back with the fate of a lead."""

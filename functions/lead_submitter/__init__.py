@@ -1,0 +1,1 @@
+"""Leads go to CartelCRM, once."""

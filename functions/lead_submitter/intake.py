@@ -1,0 +1,84 @@
+"""Taking a lead from a caller who waits for the verdict: durable first, then tried at once."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from crm_relay.delivery.envelope import Envelope
+from crm_relay.delivery.inbox import Receipt, accept
+from crm_relay.delivery.ledger import Claim, Effect, Ledger, State
+from crm_relay.delivery.runtime import runtime
+from crm_relay.delivery.worker import Dead, attempt
+from crm_relay.http_api import Refusal
+from crm_relay.outcomes import OutcomeUnknown
+from lead_submitter.submission import submit
+
+_WITHIN = 15.0
+"""Seconds for the caller's own try; what takes longer is the queue's."""
+_QUEUE_AFTER = 30
+"""Seconds that the queue leaves to the caller's own try."""
+
+_STATUS = {
+    State.PLANNED: "queued",
+    State.SENT: "queued",
+    State.REJECTED: "rejected",
+    State.NEEDS_RECONCILE: "needs_reconcile",
+}
+
+
+class OtherLead(Refusal):
+    """The external_id is known with other fields: 409."""
+
+    status = HTTPStatus.CONFLICT
+
+
+def take(envelope: Envelope, *, at_once: bool) -> dict[str, Any]:
+    """Accept a lead and return its verdict, see `verdict`.
+
+    The queue has the lead before CartelCRM is asked, so a crash of this try loses nothing; when its message
+    comes up, a settled lead is settled.
+
+    Args:
+        envelope: what `submission` returned.
+        at_once: try it now; otherwise only the queue will.
+
+    Raises:
+        OtherLead: the external_id is known with another body.
+        Unavailable: nothing durable could be written.
+    """
+    relay = runtime()
+    receipt = accept(
+        relay.ports,
+        envelope,
+        remember=relay.settings.relay.replay_window,
+        delay=_QUEUE_AFTER if at_once else 0,
+    )
+    if receipt is Receipt.CONFLICTING:
+        raise OtherLead("other_lead_with_this_external_id")
+    if not at_once:
+        return verdict(envelope.key, Ledger(relay.ports.store, relay.ports.clock).find(envelope.name))
+    match attempt(relay.ports, envelope, _submit_once):
+        case Effect() as effect:
+            return verdict(envelope.key, effect)
+        case Dead(reason="other_payload"):
+            raise OtherLead("other_lead_with_this_external_id")
+        case _:
+            return verdict(envelope.key, None)
+
+
+def verdict(external_id: str, effect: Effect | None) -> dict[str, Any]:
+    """Return what is known of a submission.
+
+    {"external_id", "status"}, where status is queued, accepted, duplicate, rejected or needs_reconcile;
+    with "id" (CartelCRM's) for accepted and duplicate, and "reason" for rejected.
+    """
+    if effect is None:
+        return {"external_id": external_id, "status": "queued"}
+    return {"external_id": external_id, "status": _STATUS.get(effect.state), **(effect.result or {})}
+
+
+def _submit_once(envelope: Envelope, claim: Claim) -> Mapping[str, Any]:
+    if claim.in_doubt:
+        # Settling that takes longer than a caller should wait.
+        raise OutcomeUnknown("earlier_try_in_doubt")
+    return submit(envelope, claim, within=_WITHIN)

@@ -1,0 +1,134 @@
+"""One lead to CartelCRM, exactly once: the same code from the API, the queue, the bus and a direct invoke."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from functools import cache, lru_cache
+from typing import Any
+
+from crm_relay.cartelcrm import client
+from crm_relay.cartelcrm.client import Accepted, Duplicate, LeadStatus
+from crm_relay.cartelcrm.leads import Lead
+from crm_relay.delivery.account import Account
+from crm_relay.delivery.envelope import Envelope
+from crm_relay.delivery.ledger import Claim
+from crm_relay.delivery.ports import update
+from crm_relay.delivery.runtime import Runtime, runtime
+from crm_relay.http_api import Unavailable
+from crm_relay.http_client import HttpClient
+
+KIND = "cartelcrm.lead"
+"""The envelope kind of a lead's submission; the key is the external_id."""
+
+_LEAD_KEPT = 400 * 86_400
+
+
+def submission(external_id: str, body: str, *, origin: Mapping[str, Any], now: float, correlation_id: str) -> Envelope:
+    """Return the envelope of a lead; `body` is the JSON that will be signed and sent, byte for byte."""
+    return Envelope(
+        kind=KIND,
+        key=external_id,
+        payload={"body": body, "origin": origin},
+        accepted_at=int(now),
+        correlation_id=correlation_id,
+        # Of the body alone: the same lead from another caller is the same lead.
+        sha256=hashlib.sha256(body.encode()).hexdigest(),
+    )
+
+
+def submit(envelope: Envelope, claim: Claim, *, within: float = math.inf) -> Mapping[str, Any]:
+    """Submit a lead and return {"status": "accepted" | "duplicate", "id": str | None}.
+
+    After a try of unknown outcome CartelCRM is asked first, and the same bytes go out under the same
+    Idempotency-Key. The key changes only after an answer that says that nothing was created.
+
+    Args:
+        envelope: what `submission` returned.
+        claim: the effect.
+        within: seconds for the submission itself.
+
+    Raises:
+        Outcome: see `crm_relay.cartelcrm.client.submit_lead`.
+    """
+    if claim.in_doubt and (existing := lead_in_cartelcrm(envelope.key)):
+        return _accepted(envelope, existing.id)
+    relay = runtime()
+    generation = _generation(claim)
+
+    def send() -> Accepted | Duplicate:
+        claim.sent({"generation": generation})
+        exchange = client.submit_lead(
+            _cartelcrm(relay),
+            envelope.payload["body"].encode(),
+            external_id=envelope.key,
+            idempotency_key=_idempotency_key(envelope.key, generation),
+            now=relay.ports.clock.time(),
+        )
+        return http_client().run(exchange, within=within)
+
+    match account(relay).request(send):
+        case Accepted(id=lead_id):
+            return _accepted(envelope, lead_id)
+        case Duplicate(id=lead_id):
+            # The lead that exists may be the one that our earlier try has made meanwhile.
+            if claim.in_doubt and (existing := lead_in_cartelcrm(envelope.key)):
+                return _accepted(envelope, existing.id)
+            return {"status": "duplicate", "id": lead_id}
+
+
+def lead_in_cartelcrm(external_id: str) -> LeadStatus | None:
+    """Ask CartelCRM for a lead by our id; None if it has none.
+
+    Raises:
+        Outcome: see `crm_relay.cartelcrm.client.lead_status`.
+    """
+    relay = runtime()
+
+    def ask() -> LeadStatus | None:
+        exchange = client.lead_status(_cartelcrm(relay), external_id, now=relay.ports.clock.time())
+        return http_client().run(exchange)
+
+    return account(relay).request(ask)
+
+
+@lru_cache(maxsize=1)
+def account(relay: Runtime) -> Account:
+    """Return the door to CartelCRM."""
+    rate = relay.settings.cartelcrm.requests_per_second
+    return Account(relay.ports, "cartelcrm", requests_per_second=rate)
+
+
+@cache
+def http_client() -> HttpClient:
+    """Return this process's one HTTP client."""
+    return HttpClient()
+
+
+def _cartelcrm(relay: Runtime) -> client.Account:
+    secrets = relay.secrets().cartelcrm
+    if not (secrets.api_key and secrets.hmac_secret):
+        raise Unavailable("not_configured")
+    return client.Account(relay.settings.cartelcrm.base_url, secrets.api_key, secrets.hmac_secret)
+
+
+def _generation(claim: Claim) -> int:
+    earlier: int = (claim.effect.notes or {}).get("generation", 0)
+    return earlier if claim.in_doubt else earlier + 1
+
+
+def _idempotency_key(external_id: str, generation: int) -> str:
+    # A digest, since an external_id need not fit into a header.
+    return f"{hashlib.sha256(external_id.encode()).hexdigest()[:32]}-{generation}"
+
+
+def _accepted(envelope: Envelope, lead_id: str | None) -> Mapping[str, Any]:
+    if lead_id:
+        relay = runtime()
+        origin = envelope.payload["origin"]
+        update(
+            relay.ports.store,
+            f"lead#{lead_id}",
+            lambda known: Lead.read(known).submitted(envelope.key, origin).attributes(),
+            expires_at=int(relay.ports.clock.time()) + _LEAD_KEPT,
+        )
+    return {"status": "accepted", "id": lead_id}

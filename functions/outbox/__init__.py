@@ -1,0 +1,1 @@
+"""Messages that SQS did not take get there after all."""

@@ -1,0 +1,145 @@
+"""One account at one CRM: its request budget, its circuit, and its pause after a refused credential."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import override
+
+from aws_lambda_powertools.utilities.circuit_breaker import (
+    CircuitBreakerConfig,
+    CircuitBreakerOpenError,
+    circuit_breaker,
+)
+from aws_lambda_powertools.utilities.circuit_breaker.persistence.base import (
+    CircuitBreakerExistingLockError,
+    CircuitBreakerPersistenceLayer,
+)
+from aws_lambda_powertools.utilities.circuit_breaker.persistence.record import CircuitStateRecord
+from aws_lambda_powertools.utilities.circuit_breaker.states import CircuitState
+
+from crm_relay.delivery.budget import Budget
+from crm_relay.delivery.ports import Clock, Conflict, Item, Ports, Store, update
+from crm_relay.observability import needs_attention
+from crm_relay.outcomes import Blocked, NotExecuted, OutcomeUnknown, Unauthorized, Unreachable
+
+PAUSE = 300
+"""Seconds for which a refused credential stops an account; after that one request tries whether it was mended."""
+
+_PAUSE_SEEN = 5
+_CIRCUIT = CircuitBreakerConfig(
+    failure_threshold=5,
+    recovery_timeout=30,
+    success_threshold=1,
+    handled_exceptions=(Unreachable, OutcomeUnknown),
+)
+
+
+class Account:
+    """The door to one CRM account, the same for all workers through the table."""
+
+    def __init__(self, ports: Ports, name: str, *, requests_per_second: float) -> None:
+        """Make the door; `name` is the CRM and, where there are several, the account."""
+        self._ports = ports
+        self._name = name
+        self._budget = Budget(ports, name, per_second=requests_per_second)
+        self._paused_until = 0
+        self._pause_read_at = 0.0
+        self._guarded: Callable[[Callable[[], object]], object] = circuit_breaker(
+            name=name, persistence_store=_CircuitPersistence(ports.store, ports.clock), config=_CIRCUIT
+        )(lambda request: request())
+
+    def check(self) -> None:
+        """Raise NotExecuted while the account is paused. Costs a table read every few seconds at most."""
+        now = self._ports.clock.time()
+        if now >= self._pause_read_at + _PAUSE_SEEN:
+            pause = self._ports.store.get(self._pause_key)
+            self._paused_until = pause.attributes["until"] if pause else 0
+            self._pause_read_at = now
+        if now < self._paused_until:
+            raise NotExecuted("account_paused", retry_after=self._paused_until - now)
+
+    def request[T](self, send: Callable[[], T]) -> T:
+        """Do one request inside the budget and the circuit.
+
+        Raises:
+            NotExecuted: paused, no budget, or the circuit is open.
+            Outcome: whatever `send` raises; Unauthorized and Blocked pause the account for all workers.
+        """
+        self.check()
+        self._budget.take()
+        try:
+            return self._guarded(send)  # type: ignore[return-value]
+        except CircuitBreakerOpenError:
+            raise NotExecuted("circuit_open", retry_after=_CIRCUIT.recovery_timeout) from None
+        except (Unauthorized, Blocked) as refusal:
+            self._pause(str(refusal))
+            raise
+
+    def _pause(self, reason: str) -> None:
+        now = int(self._ports.clock.time())
+        self._paused_until = now + PAUSE
+        update(
+            self._ports.store,
+            self._pause_key,
+            lambda _: {"until": self._paused_until, "reason": reason},
+            expires_at=self._paused_until,
+        )
+        needs_attention("account paused", account=self._name, reason=reason, seconds=PAUSE)
+
+    @property
+    def _pause_key(self) -> str:
+        return f"pause#{self._name}"
+
+
+class _CircuitPersistence(CircuitBreakerPersistenceLayer):
+    """Powertools' breaker on our store, so that it runs on AWS and in memory alike."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        super().__init__()
+        self._store = store
+        self._clock = clock
+
+    @override
+    def _get_record(self, name: str) -> CircuitStateRecord | None:
+        item = self._store.get(_circuit_key(name))
+        return _circuit(item) if item else None
+
+    @override
+    def _put_record(
+        self, record: CircuitStateRecord, condition: str | None = None, expected_opened_at: int | None = None
+    ) -> None:
+        item = self._store.get(_circuit_key(record.name))
+        if condition == "half_open" and not self._may_probe(item, expected_opened_at):
+            raise CircuitBreakerExistingLockError
+        try:
+            self._store.put(
+                _circuit_key(record.name),
+                {**asdict(record), "state": str(record.state)},
+                replaces=item,
+                expires_at=record.expiry_timestamp,
+            )
+        except Conflict:
+            # Another process saw the same and wrote first: its word is as good as ours.
+            if condition == "half_open":
+                raise CircuitBreakerExistingLockError from None
+
+    @override
+    def _update_record(self, record: CircuitStateRecord) -> None:
+        self._put_record(record)
+
+    def _may_probe(self, item: Item | None, expected_opened_at: int | None) -> bool:
+        if item is None:
+            return False
+        circuit = _circuit(item)
+        if circuit.state is CircuitState.OPEN:
+            return circuit.opened_at == expected_opened_at
+        lease_over = (circuit.probe_lease_expiry or 0) <= self._clock.time()
+        return circuit.state is CircuitState.HALF_OPEN and lease_over
+
+
+def _circuit_key(name: str) -> str:
+    return f"circuit#{name}"
+
+
+def _circuit(item: Item) -> CircuitStateRecord:
+    attributes = item.attributes
+    return CircuitStateRecord(**{**attributes, "state": CircuitState(attributes["state"])})

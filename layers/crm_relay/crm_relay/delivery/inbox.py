@@ -1,0 +1,100 @@
+"""Accepting a call: durable first, remembered second, so that a crash can cost a copy but never a call."""
+
+import hashlib
+from contextlib import suppress
+from enum import Enum
+
+from crm_relay.delivery import outbox
+from crm_relay.delivery.envelope import Envelope
+from crm_relay.delivery.ports import Conflict, Item, Ports, StorageError
+from crm_relay.http_api import Unavailable
+from crm_relay.observability import count, log_failure, logger, needs_attention
+
+_QUARANTINE_KEPT = 90 * 86_400
+
+
+class Receipt(Enum):
+    """What `accept` found."""
+
+    ACCEPTED = "accepted"
+    REPLAYED = "replayed"
+    CONFLICTING = "conflicting"
+    """The key is known with another payload; nothing was queued."""
+
+
+def accept(ports: Ports, envelope: Envelope, *, remember: int, delay: int = 0) -> Receipt:
+    """Queue an envelope unless it is queued already.
+
+    The item goes RECEIVED → (the message is durable) → ENQUEUED. Only ENQUEUED proves that a message
+    exists; whatever else is found, and whenever the table does not answer, the message is sent again and
+    the worker's ledger tells the copies apart.
+
+    Args:
+        ports: the world; three calls on the usual way.
+        envelope: what to queue.
+        remember: seconds for which a copy is recognised.
+        delay: seconds before a worker may see the message.
+
+    Raises:
+        Unavailable: neither the queue nor the outbox has it.
+    """
+    key = f"inbound#{envelope.name}"
+    expires_at = int(ports.clock.time()) + remember
+    received = {"state": "RECEIVED", "sha256": envelope.sha256, "copies": 1}
+    item: Item | None = None
+    try:
+        item = ports.store.put(key, received, replaces=None, expires_at=expires_at)
+    except Conflict as conflict:
+        item = conflict.current
+    except StorageError as error:
+        log_failure("inbox not written", error, key=key)
+    if item and item.attributes["state"] == "ENQUEUED":
+        return _known(ports, item, envelope)
+    _make_durable(ports, envelope, delay)
+    count("Received")
+    if item:
+        with suppress(Conflict, StorageError):
+            ports.store.put(key, {**item.attributes, "state": "ENQUEUED"}, replaces=item, expires_at=item.expires_at)
+    return Receipt.ACCEPTED
+
+
+def _known(ports: Ports, item: Item, envelope: Envelope) -> Receipt:
+    count("Replayed")
+    copies = item.attributes["copies"] + 1
+    with suppress(Conflict, StorageError):
+        ports.store.put(item.key, {**item.attributes, "copies": copies}, replaces=item, expires_at=item.expires_at)
+    return Receipt.REPLAYED if item.attributes["sha256"] == envelope.sha256 else Receipt.CONFLICTING
+
+
+def _make_durable(ports: Ports, envelope: Envelope, delay: int) -> None:
+    body = envelope.encode()
+    try:
+        ports.queue.send(body, delay=delay)
+    except StorageError as error:
+        log_failure("queue did not take a message, keeping it in the outbox", error, key=envelope.key)
+        try:
+            outbox.keep(ports, envelope.kind, body, ports.queue, delay=delay)
+        except StorageError:
+            raise Unavailable("nothing_durable") from None
+
+
+def quarantine(ports: Ports, kind: str, body: bytes, reason: str) -> None:
+    """Keep an authentic body that nothing can be made of; equal bodies are kept once.
+
+    Raises:
+        Unavailable: the table did not take it.
+    """
+    key = f"quarantine#{kind}#{hashlib.sha256(body).hexdigest()}"
+    try:
+        ports.store.put(
+            key,
+            {"reason": reason, "body": body},
+            replaces=None,
+            expires_at=int(ports.clock.time()) + _QUARANTINE_KEPT,
+            attention="QUARANTINE",
+        )
+    except Conflict:
+        logger.info("already in quarantine", key=key)
+    except StorageError:
+        raise Unavailable("nothing_durable") from None
+    needs_attention("quarantined", key=key, reason=reason)

@@ -1,0 +1,188 @@
+"""Configuration: relay.toml (what a deployer edits) and one secret, as typed, frozen, validated data."""
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from crm_relay.cartelcrm.statuses import Status
+
+
+class ConfigurationError(Exception):
+    """relay.toml or the secret cannot be used. The message names the source, the key and what was expected."""
+
+
+class RelaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[relay]: what holds for every CRM."""
+
+    give_up_after_seconds: Annotated[int, Meta(ge=60, le=3 * 86_400)] = 86_400
+    """How long a message may wait for a CRM; at most 3 days, since the queue keeps a message for 4."""
+    replay_window_days: Annotated[int, Meta(ge=30, le=90)] = 30
+    """How long a call is remembered, so that its replay has no effect."""
+    callback_body_limit_bytes: Annotated[int, Meta(ge=1024, le=262_144)] = 262_144
+    lead_body_limit_bytes: Annotated[int, Meta(ge=1024, le=262_144)] = 262_144
+
+    @property
+    def replay_window(self) -> int:
+        """The replay window in seconds."""
+        return self.replay_window_days * 86_400
+
+
+class CartelCrmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[cartelcrm]."""
+
+    base_url: Annotated[str, Meta(pattern=r"^https://[^/?#@]+(/[^?#]*)?[^/?#]$|^http://127\.0\.0\.1:")] = (
+        "https://cartelcrm.com/api"
+    )
+    requests_per_second: Annotated[float, Meta(gt=0, le=1000)] = 10.0
+    require_signature_prefix: bool = False
+    """Refuse callbacks whose X-Signature lacks "sha256="."""
+    statuses: Mapping[str, Status] = {}
+    """CartelCRM's words for a lead's fate, beside ours; case does not matter."""
+
+    @property
+    def aliases(self) -> dict[str, Status]:
+        """The alias table with folded keys."""
+        return {word.casefold(): status for word, status in self.statuses.items()}
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """relay.toml."""
+
+    relay: RelaySettings = RelaySettings()
+    cartelcrm: CartelCrmSettings = CartelCrmSettings()
+
+
+def load_settings(path: Path) -> Settings:
+    """Read relay.toml.
+
+    Raises:
+        ConfigurationError: it is not there, not TOML, has a key that nobody reads, or a value that cannot be.
+    """
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{path.name}: {error}") from None
+    return _convert(table, Settings, path.name)
+
+
+@cache
+def settings() -> Settings:
+    """Return the settings of this process, read once from the file that RELAY_CONFIG names."""
+    return load_settings(Path(os.environ["RELAY_CONFIG"]))
+
+
+class CallbackSecret(msgspec.Struct, frozen=True):
+    """One secret that callbacks may be signed with, until `not_after` if there is an end."""
+
+    value: str
+    not_after: datetime | None = None
+
+    def __repr__(self) -> str:
+        return f"CallbackSecret(not_after={self.not_after})"
+
+
+class CartelCrmSecrets(msgspec.Struct, frozen=True):
+    """What CartelCRM gave us: the API key, the secret that we sign with, the secrets that it signs with."""
+
+    api_key: str = ""
+    hmac_secret: str = ""
+    callback_secrets: tuple[CallbackSecret, ...] = ()
+
+    def __repr__(self) -> str:
+        return "CartelCrmSecrets(…)"
+
+    def callback_secrets_at(self, now: float) -> list[str]:
+        """Return the values that are valid at `now` (unix seconds)."""
+        moment = datetime.fromtimestamp(now, UTC)
+        return [
+            secret.value
+            for secret in self.callback_secrets
+            if secret.not_after is None or moment <= _aware(secret.not_after)
+        ]
+
+
+class Secrets(msgspec.Struct, frozen=True):
+    """The one secret. `lead_api_keys` maps a key's name to the SHA-256 hex of the key."""
+
+    cartelcrm: CartelCrmSecrets = CartelCrmSecrets()
+    lead_api_keys: Mapping[str, Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]] = {}
+
+    def __repr__(self) -> str:
+        return "Secrets(…)"
+
+
+def read_secrets(text: str) -> Secrets:
+    """Read the secret's JSON.
+
+    Raises:
+        ConfigurationError: it is no JSON or has the wrong shape; the message never holds a value.
+    """
+    try:
+        raw = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        raise ConfigurationError("secret: JSON expected") from None
+    return _convert(raw, Secrets, "secret")
+
+
+class SecretSource:
+    """The secret, read again by age, and the last good one while the store is down."""
+
+    def __init__(
+        self,
+        fetch: Callable[[], str],
+        *,
+        clock: Callable[[], float],
+        max_age: float = 300,
+        retry_after: float = 30,
+    ) -> None:
+        """Make a source.
+
+        Args:
+            fetch: reads the secret's text from the store.
+            clock: unix time in seconds.
+            max_age: seconds after which the store is asked again.
+            retry_after: seconds before a store that failed is asked again, while an older value serves.
+        """
+        self._fetch = fetch
+        self._clock = clock
+        self._max_age = max_age
+        self._retry_after = retry_after
+        self._secrets: Secrets | None = None
+        self._read_again_at = 0.0
+
+    def __call__(self) -> Secrets:
+        """Return the secrets.
+
+        Raises:
+            Exception: whatever `fetch` or `read_secrets` raised, if there is no earlier value to go on with.
+        """
+        now = self._clock()
+        if self._secrets is None or now >= self._read_again_at:
+            try:
+                self._secrets = read_secrets(self._fetch())
+                self._read_again_at = now + self._max_age
+            except Exception:
+                if self._secrets is None:
+                    raise
+                self._read_again_at = now + self._retry_after
+        return self._secrets
+
+
+def _convert[T](raw: Any, kind: type[T], source: str) -> T:
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `$")
+        key = where.strip("`.") or "top level"
+        raise ConfigurationError(f"{source}: {key}: {what}") from None
+
+
+def _aware(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
