@@ -9,7 +9,7 @@ from crm_relay.delivery.envelope import Envelope
 from crm_relay.delivery.ledger import Claim
 from crm_relay.delivery.ports import update
 from crm_relay.delivery.runtime import prepare, runtime
-from crm_relay.delivery.worker import Worker
+from crm_relay.delivery.worker import LambdaContext, Worker
 from crm_relay.http_api import Event, read_json
 from crm_relay.observability import observed
 from crm_relay.outcomes import NotExecuted
@@ -23,7 +23,7 @@ _PERSONAL = frozenset({"phone", "email", "name", "first_name", "last_name", "ful
 
 
 @observed(refuse=None)
-def handler(event: Event, context: Any) -> dict[str, list[dict[str, str]]]:
+def handler(event: Event, context: LambdaContext) -> dict[str, list[dict[str, str]]]:
     """Work off callbacks, in any order: the signed timestamp decides what applies."""
     relay = runtime()
     worker = Worker(

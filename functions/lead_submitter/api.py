@@ -4,11 +4,11 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
 
 from crm_relay.cartelcrm.leads import Lead as CartelCrmLead
 from crm_relay.delivery.ledger import Ledger
 from crm_relay.delivery.runtime import prepare, runtime
+from crm_relay.delivery.worker import LambdaContext
 from crm_relay.http_api import (
     Answer,
     Event,
@@ -66,14 +66,14 @@ def problem(refusal: Refusal) -> Answer:
 
 
 @observed(refuse=problem)
-def handler(event: Event, _context: Any) -> Answer:
+def handler(event: Event, context: LambdaContext) -> Answer:
     """Answer one request of the leads API."""
     relay = runtime()
     request = Request.read(event, body_limit=relay.settings.relay.lead_body_limit_bytes)
     caller = _authenticate(request, relay.secrets().lead_api_keys)
     match request.route:
         case "POST /leads":
-            return _submit(request, caller)
+            return _submit(request, caller, context)
         case "GET /leads/{external_id}":
             return _show(request.path_parameters["external_id"])
         case "GET /leads/{external_id}/status":
@@ -94,7 +94,7 @@ def _authenticate(request: Request, keys: Mapping[str, str]) -> str:
     return names[0]
 
 
-def _submit(request: Request, caller: str) -> Answer:
+def _submit(request: Request, caller: str, context: LambdaContext) -> Answer:
     content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise Unsupported("json_expected")
@@ -112,7 +112,7 @@ def _submit(request: Request, caller: str) -> Answer:
         now=runtime().ports.clock.time(),
         correlation_id=request.id,
     )
-    known = take(envelope, at_once="respond-async" not in request.headers.get("prefer", ""))
+    known = take(envelope, context, at_once="respond-async" not in request.headers.get("prefer", ""))
     status = _HTTP_STATUS.get(known["status"], HTTPStatus.OK)
     if known["status"] != "rejected":
         return answer(status, **known)

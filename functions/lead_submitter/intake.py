@@ -8,7 +8,7 @@ from crm_relay.delivery.envelope import Envelope
 from crm_relay.delivery.inbox import Receipt, accept
 from crm_relay.delivery.ledger import Claim, Effect, Ledger, State
 from crm_relay.delivery.runtime import runtime
-from crm_relay.delivery.worker import Dead, attempt
+from crm_relay.delivery.worker import Dead, LambdaContext, attempt, lease
 from crm_relay.http_api import Refusal
 from crm_relay.outcomes import OutcomeUnknown
 from lead_submitter.submission import submit
@@ -32,7 +32,7 @@ class OtherLead(Refusal):
     status = HTTPStatus.CONFLICT
 
 
-def take(envelope: Envelope, *, at_once: bool) -> dict[str, Any]:
+def take(envelope: Envelope, context: LambdaContext, *, at_once: bool) -> dict[str, Any]:
     """Accept a lead and return its verdict, see `verdict`.
 
     The queue has the lead before CartelCRM is asked, so a crash of this try loses nothing; when its message
@@ -40,6 +40,7 @@ def take(envelope: Envelope, *, at_once: bool) -> dict[str, Any]:
 
     Args:
         envelope: what `submission` returned.
+        context: of the invocation, whose end bounds the try.
         at_once: try it now; otherwise only the queue will.
 
     Raises:
@@ -57,7 +58,7 @@ def take(envelope: Envelope, *, at_once: bool) -> dict[str, Any]:
         raise OtherLead("other_lead_with_this_external_id")
     if not at_once:
         return verdict(envelope.key, Ledger(relay.ports.store, relay.ports.clock).find(envelope.name))
-    match attempt(relay.ports, envelope, _submit_once):
+    match attempt(relay.ports, envelope, _submit_once, lease=lease(context)):
         case Effect() as effect:
             return verdict(envelope.key, effect)
         case Dead(reason="other_payload"):

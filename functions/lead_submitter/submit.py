@@ -8,7 +8,7 @@ from typing import Any
 from crm_relay.cartelcrm.client import STATUS_DEADLINE, SUBMIT_DEADLINE
 from crm_relay.delivery.envelope import Envelope, NotOurs
 from crm_relay.delivery.runtime import prepare, runtime
-from crm_relay.delivery.worker import Worker
+from crm_relay.delivery.worker import LambdaContext, Worker
 from crm_relay.http_api import Event
 from crm_relay.observability import observed
 from lead_submitter.intake import OtherLead, take
@@ -19,10 +19,10 @@ NEEDS_SECONDS = 3 * STATUS_DEADLINE + SUBMIT_DEADLINE + 15
 
 
 @observed(refuse=None)
-def handler(event: Event, context: Any) -> dict[str, Any]:
+def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
     """Work off an SQS event, or submit the one lead that the event is and return its verdict."""
     if "Records" not in event:
-        return _submit_one(event)
+        return _submit_one(event, context)
     relay = runtime()
     worker = Worker(
         relay.ports,
@@ -35,11 +35,11 @@ def handler(event: Event, context: Any) -> dict[str, Any]:
     return worker.run(event, context)
 
 
-def _submit_one(event: Event) -> dict[str, Any]:
+def _submit_one(event: Event, context: LambdaContext) -> dict[str, Any]:
     from lead_submitter.lead import InvalidLead  # noqa: PLC0415 (see _submission)
 
     try:
-        return take(_submission(event, {"trigger": "invoke"}, uuid.uuid4().hex), at_once=True)
+        return take(_submission(event, {"trigger": "invoke"}, uuid.uuid4().hex), context, at_once=True)
     except InvalidLead as invalid:
         return {"status": "invalid", "errors": invalid.errors}
     except OtherLead as refusal:

@@ -1,9 +1,8 @@
 """Every minute: send what waits in the outbox."""
 
-from typing import Any
-
 from crm_relay.delivery.outbox import drain
 from crm_relay.delivery.runtime import prepare, runtime
+from crm_relay.delivery.worker import LambdaContext
 from crm_relay.http_api import Event
 from crm_relay.observability import logger, needs_attention, observed
 
@@ -12,7 +11,7 @@ _STOP_BEFORE = 5.0
 
 
 @observed(refuse=None)
-def handler(_event: Event, context: Any) -> dict[str, int]:
+def handler(_event: Event, context: LambdaContext) -> dict[str, int]:
     """Drain the outbox; return {"sent", "failed"}."""
     ports = runtime().ports
     left = context.get_remaining_time_in_millis() / 1000

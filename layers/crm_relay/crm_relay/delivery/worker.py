@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from crm_relay.delivery.envelope import Envelope, NotOurs
 from crm_relay.delivery.ledger import Busy, Claim, Effect, Fenced, Ledger, OtherPayload, State
@@ -13,12 +13,20 @@ from crm_relay.outcomes import NotExecuted, Outcome, OutcomeUnknown, Rejected
 
 MOST_TRIES = 5
 """Claims whose owner died or failed in our own code, in a row, before a message goes to the dead letters."""
-LEASE = 300
-"""Seconds that a claim is ours: longer than any function runs, shorter than a queue hides a message."""
+_LEASE_MARGIN = 30
+"""Seconds that a claim outlives its invocation, for clocks that differ."""
 
 _FIRST_DELAY = 5
 _LONGEST_DELAY = 900
 _HAND_BACK = 1
+
+
+class LambdaContext(Protocol):
+    """What we need of Lambda's context object."""
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Return the milliseconds until this invocation is stopped."""
+
 
 type Job = Callable[[Envelope, Claim], Mapping[str, Any]]
 """Does one effect and returns its result; raises an Outcome where that did not work."""
@@ -39,20 +47,26 @@ class Dead:
     reason: str
 
 
-def attempt(ports: Ports, envelope: Envelope, job: Job, *, last: bool = False) -> Effect | Waiting | Dead:
+def lease(context: LambdaContext) -> int:
+    """Return the seconds for which an invocation may claim effects: it cannot outlive its own time-out."""
+    return context.get_remaining_time_in_millis() // 1000 + _LEASE_MARGIN
+
+
+def attempt(ports: Ports, envelope: Envelope, job: Job, *, lease: int, last: bool = False) -> Effect | Waiting | Dead:
     """Try one effect once.
 
     Args:
         ports: the world.
         envelope: what to do.
         job: how to do it.
+        lease: seconds, see `lease`.
         last: the message has waited long enough; what does not work now is given up.
 
     Returns:
         The settled effect (by us or by an earlier try), or what is to become of the message.
     """
     try:
-        claim = Ledger(ports.store, ports.clock).claim(envelope.name, envelope.sha256, lease=LEASE)
+        claim = Ledger(ports.store, ports.clock).claim(envelope.name, envelope.sha256, lease=lease)
     except Busy as busy:
         return Waiting("busy", max(1, busy.until - int(ports.clock.time())))
     except OtherPayload:
@@ -73,7 +87,7 @@ def attempt(ports: Ports, envelope: Envelope, job: Job, *, last: bool = False) -
     except StorageError as error:
         # Whether the write took place is not known, so the claim cannot be given back: its lease runs out.
         log_failure("ledger not written", error, key=envelope.key)
-        return Waiting("storage", LEASE)
+        return Waiting("storage", lease)
 
 
 def _do(ports: Ports, envelope: Envelope, claim: Claim, job: Job, *, last: bool) -> Effect | Waiting | Dead:
@@ -133,18 +147,18 @@ class Worker:
     read: Callable[[str], Envelope] = Envelope.decode
     ready: Callable[[], None] = lambda: None
 
-    def run(self, event: Mapping[str, Any], context: Any) -> dict[str, list[dict[str, str]]]:
+    def run(self, event: Mapping[str, Any], context: LambdaContext) -> dict[str, list[dict[str, str]]]:
         """Work off an SQS event; return the ids that stay in the queue, as ReportBatchItemFailures wants them."""
         records: Iterable[Mapping[str, Any]] = event["Records"]
         kept = [record["messageId"] for record in records if not self._handle(record, context)]
         return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in kept]}
 
-    def _handle(self, record: Mapping[str, Any], context: Any) -> bool:
+    def _handle(self, record: Mapping[str, Any], context: LambdaContext) -> bool:
         """Return whether the message is done with."""
         if context.get_remaining_time_in_millis() < self.needs_seconds * 1000:
             self._hand_back(record, _HAND_BACK)
             return False
-        match self._outcome(record):
+        match self._outcome(record, lease(context)):
             case Waiting(reason, delay):
                 logger.info("waiting", reason=reason, delay=delay)
                 count("Waiting")
@@ -156,7 +170,7 @@ class Worker:
                 count("Done" if state is State.CONFIRMED else "Refused")
                 return True
 
-    def _outcome(self, record: Mapping[str, Any]) -> Effect | Waiting | Dead:
+    def _outcome(self, record: Mapping[str, Any], seconds: int) -> Effect | Waiting | Dead:
         try:
             envelope = self.read(record["body"])
         except NotOurs as problem:
@@ -170,7 +184,7 @@ class Worker:
             return Dead("gave_up") if last else Waiting(str(closed), _delay(self.ports, 0, closed.retry_after))
         except StorageError:
             return Waiting("storage", _delay(self.ports, 0, None))
-        return attempt(self.ports, envelope, self.job, last=last)
+        return attempt(self.ports, envelope, self.job, lease=seconds, last=last)
 
     def _hand_back(self, record: Mapping[str, Any], delay: int) -> None:
         try:
