@@ -16,6 +16,7 @@ from crm_relay.delivery.ports import update
 from crm_relay.delivery.runtime import Runtime, runtime
 from crm_relay.http_api import Unavailable
 from crm_relay.http_client import HttpClient
+from crm_relay.outcomes import Rejected
 
 KIND = "cartelcrm.lead"
 """The envelope kind of a lead's submission; the key is the external_id."""
@@ -50,7 +51,7 @@ def submit(envelope: Envelope, claim: Claim, *, within: float = math.inf) -> Map
     Raises:
         Outcome: see `crm_relay.cartelcrm.client.submit_lead`.
     """
-    if claim.in_doubt and (existing := lead_in_cartelcrm(envelope.key)):
+    if existing := _made_by_earlier_try(envelope, claim):
         return _accepted(envelope, existing.id)
     relay = runtime()
     generation = _generation(claim)
@@ -66,14 +67,17 @@ def submit(envelope: Envelope, claim: Claim, *, within: float = math.inf) -> Map
         )
         return http_client().run(exchange, within=within)
 
-    match account(relay).request(send):
-        case Accepted(id=lead_id):
-            return _accepted(envelope, lead_id)
-        case Duplicate(id=lead_id):
-            # The lead that exists may be the one that our earlier try has made meanwhile.
-            if claim.in_doubt and (existing := lead_in_cartelcrm(envelope.key)):
-                return _accepted(envelope, existing.id)
-            return {"status": "duplicate", "id": lead_id}
+    try:
+        answer = account(relay).request(send)
+    except Rejected:
+        if existing := _made_by_earlier_try(envelope, claim):
+            return _accepted(envelope, existing.id)
+        raise
+    if isinstance(answer, Accepted):
+        return _accepted(envelope, answer.id)
+    if existing := _made_by_earlier_try(envelope, claim):
+        return _accepted(envelope, existing.id)
+    return {"status": "duplicate", "id": answer.id}
 
 
 def lead_in_cartelcrm(external_id: str) -> LeadStatus | None:
@@ -89,6 +93,11 @@ def lead_in_cartelcrm(external_id: str) -> LeadStatus | None:
         return http_client().run(exchange)
 
     return account(relay).request(ask)
+
+
+def _made_by_earlier_try(envelope: Envelope, claim: Claim) -> LeadStatus | None:
+    # Asked before a repeat, and again when the repeat is refused: the earlier request may have been slow.
+    return lead_in_cartelcrm(envelope.key) if claim.in_doubt else None
 
 
 @lru_cache(maxsize=1)

@@ -17,6 +17,8 @@ from crm_relay.http_api import Answer, Refusal, answer
 
 type Handler = Callable[[Any, Any], Any]
 
+_REQUEST_ID = "requestContext.requestId"
+
 logger = Logger()
 metrics = Metrics()
 
@@ -73,7 +75,7 @@ def observed(
                 return answer(500, error="internal_error")
 
         counted: Handler = metrics.log_metrics(capture_cold_start_metric=True)(watched)
-        return logger.inject_lambda_context(clear_state=True)(counted)
+        return logger.inject_lambda_context(correlation_id_path=_REQUEST_ID, clear_state=True)(counted)
 
     return decorate
 

@@ -92,7 +92,8 @@ def lead_status(account: Account, external_id: str, *, now: float) -> Exchange[L
     """Ask for a lead by our own id; None if CartelCRM has none.
 
     Raises:
-        NotExecuted, OutcomeUnknown, Rejected, Unauthorized, Blocked: as `submit_lead`.
+        NotExecuted, OutcomeUnknown, Unauthorized, Blocked: as `submit_lead`; any other refusal is
+            OutcomeUnknown.
     """
     response = yield Request(
         "GET",
@@ -106,7 +107,11 @@ def lead_status(account: Account, external_id: str, *, now: float) -> Exchange[L
     if response.status == 200 and answer:
         status = answer.get("status")
         return LeadStatus(_id(answer), status if isinstance(status, str) else None)
-    _refuse(response, answer, now)
+    try:
+        _refuse(response, answer, now)
+    except Rejected:
+        # That the question was refused says nothing about the lead.
+        raise OutcomeUnknown(f"status_http_{response.status}") from None
 
 
 def _headers(account: Account, body: bytes, now: float) -> dict[str, str]:

@@ -17,8 +17,8 @@ from aws_lambda_powertools.utilities.circuit_breaker.persistence.record import C
 from aws_lambda_powertools.utilities.circuit_breaker.states import CircuitState
 
 from crm_relay.delivery.budget import Budget
-from crm_relay.delivery.ports import Clock, Conflict, Item, Ports, Store, update
-from crm_relay.observability import needs_attention
+from crm_relay.delivery.ports import Clock, Conflict, Item, Ports, StorageError, Store, update
+from crm_relay.observability import log_failure, needs_attention
 from crm_relay.outcomes import Blocked, NotExecuted, OutcomeUnknown, Unauthorized, Unreachable
 
 PAUSE = 300
@@ -77,12 +77,15 @@ class Account:
     def _pause(self, reason: str) -> None:
         now = int(self._ports.clock.time())
         self._paused_until = now + PAUSE
-        update(
-            self._ports.store,
-            self._pause_key,
-            lambda _: {"until": self._paused_until, "reason": reason},
-            expires_at=self._paused_until,
-        )
+        try:
+            update(
+                self._ports.store,
+                self._pause_key,
+                lambda _: {"until": self._paused_until, "reason": reason},
+                expires_at=self._paused_until,
+            )
+        except StorageError as error:
+            log_failure("pause not written, other workers will find out themselves", error, account=self._name)
         needs_attention("account paused", account=self._name, reason=reason, seconds=PAUSE)
 
     @property

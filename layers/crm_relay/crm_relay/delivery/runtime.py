@@ -27,9 +27,16 @@ class Runtime:
         """
         try:
             return self.secret_source()
-        except (StorageError, ConfigurationError) as error:
-            log_failure("secret not read", error)
+        except (StorageError, ConfigurationError):
             raise Unavailable("not_configured") from None
+
+
+def _read_secret() -> str:
+    try:
+        return aws.secret_text()
+    except StorageError as error:
+        log_failure("secret not read", error)
+        raise
 
 
 _installed: Runtime | None = None
@@ -39,7 +46,7 @@ def runtime() -> Runtime:
     """Return this process's runtime: the one installed, or else the one that AWS and the environment make."""
     if _installed is None:
         ports = aws.ports()
-        install(Runtime(ports, settings(), SecretSource(aws.secret_text, clock=ports.clock.time)))
+        install(Runtime(ports, settings(), SecretSource(_read_secret, clock=ports.clock.time)))
     assert _installed is not None
     return _installed
 

@@ -8,7 +8,7 @@ from crm_relay.delivery.envelope import Envelope, NotOurs
 from crm_relay.delivery.ledger import Busy, Claim, Effect, Fenced, Ledger, OtherPayload, State
 from crm_relay.delivery.ports import Ports, StorageError
 from crm_relay.http_api import Unavailable
-from crm_relay.observability import count, log_failure, logger
+from crm_relay.observability import count, log_failure, logger, needs_attention
 from crm_relay.outcomes import NotExecuted, Outcome, OutcomeUnknown, Rejected
 
 MOST_TRIES = 5
@@ -85,7 +85,7 @@ def attempt(ports: Ports, envelope: Envelope, job: Job, *, lease: int, last: boo
         logger.warning("lease lost", key=envelope.key)
         return Waiting("fenced", _delay(ports, 0, None))
     except StorageError as error:
-        # Whether the write took place is not known, so the claim cannot be given back: its lease runs out.
+        # Nobody knows whether the write took place: the lease must run out.
         log_failure("ledger not written", error, key=envelope.key)
         return Waiting("storage", lease)
 
@@ -106,8 +106,13 @@ def _do(ports: Ports, envelope: Envelope, claim: Claim, job: Job, *, last: bool)
     except Outcome as outcome:  # Unauthorized, Blocked: the account is paused
         reason, happened = str(outcome), False
     except Unavailable as refusal:
+        needs_attention("unavailable", reason=refusal.error)
         reason, happened = refusal.error, _happened(claim)
-    except (Fenced, StorageError):
+    except StorageError as error:
+        # If it was the claim that could not be written, giving it back may find that it was: Fenced.
+        log_failure("storage failed", error, key=envelope.key)
+        reason, happened = "storage", _happened(claim)
+    except Fenced:
         raise
     except Exception as error:  # noqa: BLE001 (a fault of ours must not cost the message)
         log_failure("unhandled", error, key=envelope.key)
@@ -175,7 +180,7 @@ class Worker:
             envelope = self.read(record["body"])
         except NotOurs as problem:
             return Dead(str(problem))
-        logger.append_keys(correlation_id=envelope.correlation_id, kind=envelope.kind)
+        logger.set_correlation_id(envelope.correlation_id)
         sent_at = int(record["attributes"]["SentTimestamp"]) / 1000
         last = self.ports.clock.time() - sent_at > self.give_up_after
         try:
