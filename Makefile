@@ -8,7 +8,6 @@ SHELL := /bin/bash
 PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3,$(shell $(name) --version >/dev/null 2>&1 && echo $(name))))
 BIN := .venv/bin
 INSTALLED := .venv/installed
-ARCHITECTURE ?= arm64
 STACK ?= dev
 
 export SAM_CLI_TELEMETRY := 0
@@ -53,8 +52,8 @@ format: $(INSTALLED) ## Format the code and mend what the linter can mend.
 	ruff format --quiet
 
 .PHONY: build
-build: $(INSTALLED) ## Build what is deployed, with bytecode, into .aws-sam (ARCHITECTURE=arm64 or x86_64).
-	@python -m workbench.build --architecture $(ARCHITECTURE)
+build: $(INSTALLED) ## Build what is deployed, with bytecode, into .aws-sam (STACK=dev or prod).
+	@python -m workbench.build --config-env $(STACK)
 
 .PHONY: artifact
 artifact: $(INSTALLED) ## Build for x86_64 and run every built function under AWS's Runtime Interface Emulator.
@@ -76,10 +75,12 @@ openapi: $(INSTALLED) ## Write docs/openapi.json anew from the models.
 
 .PHONY: requirements
 requirements: $(INSTALLED) ## Pin all requirements anew, with hashes and without addresses.
-	@for folder in layers/dependencies tests/artifact .; do
-	  case $$folder in .) name=requirements-dev;; *) name=$$folder/requirements;; esac
-	  uv pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-annotate --no-header \
-	    --no-emit-index-url --upgrade $$name.in --output-file $$name.txt
+	@pin() { uv pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-annotate --no-header \
+	  --no-emit-index-url --upgrade "$$@"; }
+	pin requirements-dev.in --output-file requirements-dev.txt
+	grep -E '^[a-z].*==' requirements-dev.txt | cut -d' ' -f1 > .venv/tested-with.txt
+	for folder in layers/dependencies tests/artifact; do
+	  pin $$folder/requirements.in --constraint .venv/tested-with.txt --output-file $$folder/requirements.txt
 	done
 
 .PHONY: clean
