@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from crm_relay.cartelcrm.callbacks import Callback, callback_of
-from crm_relay.cartelcrm.leads import Lead, status_of
+from crm_relay.cartelcrm.leads import SUBMISSION, Lead, status_of
 from crm_relay.delivery.envelope import Envelope
-from crm_relay.delivery.ledger import Claim
+from crm_relay.delivery.ledger import Claim, Ledger
 from crm_relay.delivery.ports import update
 from crm_relay.delivery.runtime import prepare, runtime
 from crm_relay.delivery.worker import LambdaContext, Worker
@@ -48,7 +48,7 @@ def _process(envelope: Envelope, _claim: Claim) -> Mapping[str, Any]:
             expires_at=now + _LEAD_KEPT,
         )
     )
-    if lead.external_id is None and now - envelope.accepted_at < _LINK_WAIT:
+    if lead.external_id is None and now - envelope.accepted_at < _LINK_WAIT and _may_be_ours(callback):
         raise NotExecuted("submission_not_answered_yet")
     applied = lead.applied(callback)
     # The bus takes no key, so a crash right here publishes twice; `id` is for subscribers to tell.
@@ -67,6 +67,16 @@ def _process(envelope: Envelope, _claim: Claim) -> Mapping[str, Any]:
         },
     )
     return {"status": status, "applied": applied}
+
+
+def _may_be_ours(callback: Callback) -> bool:
+    """Whether this may be a lead whose submission we have not seen the answer of."""
+    external_id = callback.data.get("external_id")
+    if not isinstance(external_id, str):
+        return True
+    ports = runtime().ports
+    submission = Ledger(ports.store, ports.clock).find(f"{SUBMISSION}#{external_id}")
+    return submission is not None and not submission.settled
 
 
 def _without_personal_data(callback: Callback) -> Any:

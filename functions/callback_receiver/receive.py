@@ -1,5 +1,6 @@
 """POST /cartelcrm/callback: prove the sender, make the callback durable, answer."""
 
+import hashlib
 from typing import Any
 
 from crm_relay.cartelcrm.callbacks import KIND, read_callback
@@ -17,7 +18,7 @@ from crm_relay.http_api import (
     answer,
 )
 from crm_relay.observability import observed
-from crm_relay.signing import Verdict, verify
+from crm_relay.signing import TOLERANCE, Verdict, verify
 
 
 @observed()
@@ -48,8 +49,10 @@ def handler(event: Event, _context: Any) -> Answer:
     except Meaningless as refusal:
         quarantine(relay.ports, KIND, request.body, refusal.error)
         raise
-    envelope = Envelope(KIND, callback.key, {"body": request.body.decode()}, int(now), request.id)
-    receipt = accept(relay.ports, envelope, remember=window)
+    digest = hashlib.sha256(request.body).hexdigest()
+    envelope = Envelope(KIND, callback.key, {"body": request.body.decode()}, int(now), request.id, digest)
+    # Until it is stale: its timestamp may lie ahead of our clock by the tolerance.
+    receipt = accept(relay.ports, envelope, remember=window + TOLERANCE + 1)
     if receipt is Receipt.ACCEPTED:
         return answer(200, ok=True)
     if receipt is Receipt.CONFLICTING:

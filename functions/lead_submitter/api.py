@@ -5,6 +5,7 @@ import hmac
 from collections.abc import Mapping
 from http import HTTPStatus
 
+from crm_relay.cartelcrm.leads import SUBMISSION
 from crm_relay.cartelcrm.leads import Lead as CartelCrmLead
 from crm_relay.delivery.ledger import Ledger
 from crm_relay.delivery.runtime import prepare, runtime
@@ -26,7 +27,7 @@ from crm_relay.observability import observed
 from crm_relay.outcomes import Outcome
 from lead_submitter.intake import take, verdict
 from lead_submitter.lead import InvalidLead, read_lead
-from lead_submitter.submission import KIND, http_client, lead_in_cartelcrm, submission
+from lead_submitter.submission import http_client, lead_in_cartelcrm, submission
 
 _HTTP_STATUS = {
     "queued": HTTPStatus.ACCEPTED,
@@ -122,8 +123,8 @@ def _submit(request: Request, caller: str, context: LambdaContext) -> Answer:
 
 def _show(external_id: str) -> Answer:
     ports = runtime().ports
-    effect = Ledger(ports.store, ports.clock).find(f"{KIND}#{external_id}")
-    if effect is None and ports.store.get(f"inbound#{KIND}#{external_id}") is None:
+    effect = Ledger(ports.store, ports.clock).find(f"{SUBMISSION}#{external_id}")
+    if effect is None and ports.store.get(f"inbound#{SUBMISSION}#{external_id}") is None:
         raise NotFound("not_found")
     known = verdict(external_id, effect)
     if known["status"] != "accepted" or known["id"] is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from crm_relay.cartelcrm import client
 from crm_relay.cartelcrm.client import Accepted, Duplicate, LeadStatus
-from crm_relay.cartelcrm.leads import Lead
+from crm_relay.cartelcrm.leads import SUBMISSION, Lead
 from crm_relay.delivery.account import Account
 from crm_relay.delivery.envelope import Envelope
 from crm_relay.delivery.ledger import Claim
@@ -18,16 +18,13 @@ from crm_relay.http_api import Unavailable
 from crm_relay.http_client import HttpClient
 from crm_relay.outcomes import Rejected
 
-KIND = "cartelcrm.lead"
-"""The envelope kind of a lead's submission; the key is the external_id."""
-
 _LEAD_KEPT = 400 * 86_400
 
 
 def submission(external_id: str, body: str, *, origin: Mapping[str, Any], now: float, correlation_id: str) -> Envelope:
     """Return the envelope of a lead; `body` is the JSON that will be signed and sent, byte for byte."""
     return Envelope(
-        kind=KIND,
+        kind=SUBMISSION,
         key=external_id,
         payload={"body": body, "origin": origin},
         accepted_at=int(now),

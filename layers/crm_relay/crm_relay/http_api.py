@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -151,11 +152,16 @@ def read_json(body: bytes) -> Any:
     """Read JSON that means the same to everybody.
 
     Raises:
-        Malformed: not UTF-8, a byte order mark, not JSON, NaN or Infinity, a number too long, nested too
+        Malformed: not UTF-8, a byte order mark, not JSON, NaN or Infinity, a number too large, nested too
             deep, a key given twice, a NUL or half a surrogate pair in a string.
     """
     try:
-        value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_no_such_constant)
+        value = json.loads(
+            body.decode("utf-8"),
+            object_pairs_hook=_unique_keys,
+            parse_constant=_no_such_constant,
+            parse_float=_finite,
+        )
         if b"\\u" in body:
             _refuse_unstorable_text(value)
     except (ValueError, RecursionError):
@@ -168,6 +174,13 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(mapping) != len(pairs):
         raise ValueError
     return mapping
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):  # "1e999": written out again it would be Infinity, which is no JSON
+        raise ValueError
+    return number
 
 
 def _no_such_constant(_: str) -> None:

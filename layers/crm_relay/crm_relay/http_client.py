@@ -7,6 +7,7 @@ An operation is a generator that yields requests and is sent responses; whoever 
 import json
 import logging
 import math
+import socket
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextvars import ContextVar
@@ -187,10 +188,17 @@ class _DeadlineBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        stream = self._backend.connect_tcp(
-            host, port, _left(self._monotonic, httpcore.ConnectTimeout), local_address, socket_options
-        )
-        return _DeadlineStream(stream, self._monotonic)
+        # The socket module would give each address of a name all of the time.
+        addresses = _addresses(host, port)
+        failure: Exception = httpcore.ConnectError()
+        for untried, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
+            share = _left(self._monotonic, httpcore.ConnectTimeout) / untried
+            try:
+                stream = self._backend.connect_tcp(address, port, share, local_address, socket_options)
+                return _DeadlineStream(stream, self._monotonic)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
 
 
 class _DeadlineStream(httpcore.NetworkStream):
@@ -220,6 +228,13 @@ class _DeadlineStream(httpcore.NetworkStream):
     @override
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
+
+
+def _addresses(host: str, port: int) -> list[str]:
+    try:
+        return [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    except OSError as error:
+        raise httpcore.ConnectError from error
 
 
 def _left(monotonic: Callable[[], float], passed: type[Exception]) -> float:

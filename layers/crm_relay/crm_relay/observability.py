@@ -3,6 +3,7 @@
 A log line holds keys, states and counts; never a body, a header, a secret, a phone or an exception's message.
 """
 
+import logging
 import warnings
 from collections.abc import Callable
 from functools import wraps
@@ -22,6 +23,8 @@ _REQUEST_ID = "requestContext.requestId"
 logger = Logger()
 metrics = Metrics()
 
+# At INFO it tells at every start where it found credentials.
+logging.getLogger("botocore").setLevel(logging.WARNING)
 # A receiver that only refused a stranger has nothing to count.
 warnings.filterwarnings("ignore", "No application metrics to publish")
 

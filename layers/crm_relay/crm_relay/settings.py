@@ -11,8 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from crm_relay.cartelcrm.statuses import Status
-
+from crm_relay.cartelcrm.statuses import STATUSES
 
 class ConfigurationError(Exception):
     """relay.toml or the secret cannot be used. The message names the source, the key and what was expected."""
@@ -37,17 +36,22 @@ class RelaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class CartelCrmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """[cartelcrm]."""
 
-    base_url: Annotated[str, Meta(pattern=r"^https://[^/?#@]+(/[^?#]*)?[^/?#]$|^http://127\.0\.0\.1:")] = (
-        "https://cartelcrm.com/api"
-    )
+    base_url: Annotated[
+        str, Meta(pattern=r"^(https://[^/?#@\s]+|http://127\.0\.0\.1:[0-9]+)(/[^?#\s]*[^/?#\s])?\Z")
+    ] = "https://cartelcrm.com/api"
     requests_per_second: Annotated[float, Meta(gt=0, le=1000)] = 10.0
     require_signature_prefix: bool = False
     """Refuse callbacks whose X-Signature lacks "sha256="."""
-    statuses: Mapping[str, Status] = {}
+    statuses: Mapping[str, str] = {}
     """CartelCRM's words for a lead's fate, beside ours; case does not matter."""
 
+    def __post_init__(self) -> None:
+        for word, status in self.statuses.items():
+            if status not in STATUSES:
+                raise ValueError(f"statuses.{word}: expected one of {', '.join(STATUSES)}")
+
     @property
-    def aliases(self) -> dict[str, Status]:
+    def aliases(self) -> dict[str, str]:
         """The alias table with folded keys."""
         return {word.casefold(): status for word, status in self.statuses.items()}
 

@@ -1,5 +1,6 @@
 """Leads to CartelCRM, signed, and what its answers mean for a repeat (CartelCRM contract, outbound)."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -82,8 +83,10 @@ def submit_lead(
         return Accepted(lead_id)
     if response.status == 409:
         if lead_id is None:
-            existing = yield from lead_status(account, external_id, now=now)
-            lead_id = existing.id if existing else None
+            # Without an answer it is a duplicate all the same: doubt would make it look like our own lead later.
+            with suppress(OutcomeUnknown):
+                existing = yield from lead_status(account, external_id, now=now)
+                lead_id = existing.id if existing else None
         return Duplicate(lead_id)
     _refuse(response, answer, now)
 

@@ -7,6 +7,9 @@ from typing import Any, Self
 from crm_relay.cartelcrm.callbacks import Callback
 from crm_relay.cartelcrm.statuses import STATUSES
 
+SUBMISSION = "cartelcrm.lead"
+"""The envelope kind of a lead's submission; its key is the external_id."""
+
 HISTORY_LENGTH = 100
 """Entries of a lead's history that are kept, newest last: an item in the table must stay small."""
 

@@ -1,5 +1,6 @@
 """A CRM's request limit, shared by all workers: time slots, 1/rate apart, handed out through one item."""
 
+import math
 from collections import deque
 from contextlib import suppress
 
@@ -55,7 +56,7 @@ class Budget:
             with suppress(Conflict):
                 self._ports.store.put(
                     self._key,
-                    {"next_free_ms": round(after * 1000)},
+                    {"next_free_ms": math.ceil(after * 1000)},
                     replaces=item,
                     expires_at=int(after) + _KEPT,
                 )

@@ -80,4 +80,6 @@ class Envelope:
 
 
 def _dump(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    # The two characters of JSON that SQS does not carry (SendMessage, "Unicode characters").
+    return text.replace("\ufffe", r"\ufffe").replace("\uffff", r"\uffff")

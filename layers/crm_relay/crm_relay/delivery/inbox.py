@@ -53,8 +53,10 @@ def accept(ports: Ports, envelope: Envelope, *, remember: int, delay: int = 0) -
     _make_durable(ports, envelope, delay)
     count("Received")
     if item:
+        # With this body's digest: what stood there as RECEIVED may have been another body that was never queued.
+        enqueued = {**item.attributes, "state": "ENQUEUED", "sha256": envelope.sha256}
         with suppress(Conflict, StorageError):
-            ports.store.put(key, {**item.attributes, "state": "ENQUEUED"}, replaces=item, expires_at=item.expires_at)
+            ports.store.put(key, enqueued, replaces=item, expires_at=item.expires_at)
     return Receipt.ACCEPTED
 
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from crm_relay.delivery.ports import Clock, Conflict, Item, Store
 
-_KEPT = 90 * 86_400
+_KEPT = 100 * 86_400  # longer than any replay window (90 days and the tolerance of clocks)
 
 
 class State(StrEnum):
@@ -170,16 +170,18 @@ class Claim:
             orderly: False leaves the try counted, as if its owner had died.
         """
         doubt = happened is None or self.in_doubt
+        # What an operator must settle stays in his list, unless this try has sent it anew.
+        unsettled = self.effect.state is State.NEEDS_RECONCILE
         free = self._free()
         self._write(
             replace(
                 free,
-                state=State.SENT if doubt else State.PLANNED,
+                state=free.state if unsettled else State.SENT if doubt else State.PLANNED,
                 tries=free.tries if orderly else self.effect.tries,
                 waits=free.waits + 1,
                 last_error=reason,
             ),
-            "WAITING",
+            free.state.value if unsettled else "WAITING",
         )
 
     def give_up(self, reason: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import count
+from threading import Lock
 from typing import Any
 
 from crm_relay.delivery.ports import Clock, Conflict, Item
@@ -15,6 +16,7 @@ class MemoryStore:
 
     clock: Clock
     items: dict[str, Item] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock, repr=False)
 
     def get(self, key: str) -> Item | None:
         """See ports.Store."""
@@ -33,13 +35,13 @@ class MemoryStore:
         attention: str | None = None,
     ) -> Item:
         """See ports.Store."""
-        current = self.get(key)
-        if (current and current.version) != (replaces and replaces.version):
-            raise Conflict(current)
         version = replaces.version + 1 if replaces else 1
-        now = int(self.clock.time())
-        item = Item(key, deepcopy(dict(attributes)), version, now, expires_at, attention)
-        self.items[key] = item
+        item = Item(key, _as_kept(dict(attributes)), version, int(self.clock.time()), expires_at, attention)
+        with self._lock:
+            current = self.get(key)
+            if (current and current.version) != (replaces and replaces.version):
+                raise Conflict(current)
+            self.items[key] = item
         return item
 
     def delete(self, item: Item) -> None:
@@ -52,6 +54,18 @@ class MemoryStore:
         """See ports.Store."""
         found = [item for item in self.items.values() if item.attention == value]
         return [item.key for item in sorted(found, key=lambda item: item.updated_at)][:limit]
+
+
+def _as_kept(value: Any) -> Any:
+    match value:
+        case dict():
+            return {name: _as_kept(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [_as_kept(inner) for inner in value]
+        case str() | bool() | int() | bytes() | None:
+            return value
+        case _:
+            raise TypeError(f"no item holds a {type(value).__name__}")
 
 
 @dataclass

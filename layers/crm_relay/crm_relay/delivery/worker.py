@@ -52,7 +52,9 @@ def lease(context: LambdaContext) -> int:
     return context.get_remaining_time_in_millis() // 1000 + _LEASE_MARGIN
 
 
-def attempt(ports: Ports, envelope: Envelope, job: Job, *, lease: int, last: bool = False) -> Effect | Waiting | Dead:
+def attempt(
+    ports: Ports, envelope: Envelope, job: Job, *, lease: int, received: int = 0, last: bool = False
+) -> Effect | Waiting | Dead:
     """Try one effect once.
 
     Args:
@@ -60,6 +62,7 @@ def attempt(ports: Ports, envelope: Envelope, job: Job, *, lease: int, last: boo
         envelope: what to do.
         job: how to do it.
         lease: seconds, see `lease`.
+        received: how often the message has come; delays grow with it while the ledger cannot count.
         last: the message has waited long enough; what does not work now is given up.
 
     Returns:
@@ -73,7 +76,7 @@ def attempt(ports: Ports, envelope: Envelope, job: Job, *, lease: int, last: boo
         return Dead("other_payload")
     except StorageError as error:
         log_failure("ledger not read", error, key=envelope.key)
-        return Waiting("storage", _delay(ports, 0, None))
+        return Waiting("storage", _delay(ports, received, None))
     if isinstance(claim, Effect):
         return claim
     try:
@@ -130,10 +133,17 @@ def _happened(claim: Claim) -> bool | None:
 
 
 def _delay(ports: Ports, waits: int, retry_after: float | None) -> int:
-    """Return seconds to wait: full jitter over a growing span, never before the CRM's own Retry-After."""
+    """Return seconds to wait: full jitter over a growing span, behind the CRM's own Retry-After.
+
+    It grows even where the CRM names a short time again and again: the queue counts how often a message comes.
+    """
     span = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(waits, 10))
     asked = min(max(retry_after or 0.0, 0.0), _LONGEST_DELAY)
-    return min(_LONGEST_DELAY, 1 + int(asked + ports.random() * (span if asked == 0 else _FIRST_DELAY)))
+    return min(_LONGEST_DELAY, 1 + int(asked + ports.random() * span))
+
+
+def _received(record: Mapping[str, Any]) -> int:
+    return int(record["attributes"]["ApproximateReceiveCount"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +173,13 @@ class Worker:
         if context.get_remaining_time_in_millis() < self.needs_seconds * 1000:
             self._hand_back(record, _HAND_BACK)
             return False
-        match self._outcome(record, lease(context)):
+        try:
+            outcome = self._outcome(record, lease(context))
+        except Exception as error:  # noqa: BLE001 (one message must not cost the others of its batch)
+            log_failure("unhandled", error)
+            count("UnhandledError")
+            outcome = Waiting("unhandled", _delay(self.ports, _received(record), None))
+        match outcome:
             case Waiting(reason, delay):
                 logger.info("waiting", reason=reason, delay=delay)
                 count("Waiting")
@@ -188,8 +204,8 @@ class Worker:
         except NotExecuted as closed:
             return Dead("gave_up") if last else Waiting(str(closed), _delay(self.ports, 0, closed.retry_after))
         except StorageError:
-            return Waiting("storage", _delay(self.ports, 0, None))
-        return attempt(self.ports, envelope, self.job, lease=seconds, last=last)
+            return Waiting("storage", _delay(self.ports, _received(record), None))
+        return attempt(self.ports, envelope, self.job, lease=seconds, received=_received(record), last=last)
 
     def _hand_back(self, record: Mapping[str, Any], delay: int) -> None:
         try:

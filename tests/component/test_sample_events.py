@@ -1,0 +1,346 @@
+"""The sample events: their functions accept them, and `relay sign` and `relay send` do with them what they say."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from samtranslator.yaml_helper import yaml_parse
+from typer.testing import CliRunner, Result
+
+from crm_relay.delivery.envelope import Envelope
+from tests.gateway import Response
+from tests.relay import API_KEY, CALLBACK_SECRET, LEAD_KEY, Clock, Relay
+from workbench import events
+from workbench.cli import app
+from workbench.cli.world import ROOT, World
+from workbench.events import Json, MissingKey, Trigger, UnknownEvent
+
+KEYS = {"lead_api_key": LEAD_KEY, "cartelcrm_callback_secret": CALLBACK_SECRET}
+NAMES = events.names()
+CALLBACKS = [name for name in NAMES if name.startswith("callback_receiver/lead_")]
+RECEIVERS = {"callback_receiver": "callback_receive", "lead_submitter": "lead_api"}
+WORKERS = {"callback_receiver": "callback_process", "lead_submitter": "lead_submit", "outbox": "outbox_drain"}
+
+
+def signed(relay: Relay, event: Json, *, keys: events.Keys = KEYS, replay: bool = False) -> Json:
+    return events.signed(event, keys, now=relay.clock.time(), replay=replay)
+
+
+def play(relay: Relay, name: str) -> Any:
+    """Hand an event to its function; return its answer."""
+    event, folder = events.load(name), name.partition("/")[0]
+    if events.trigger(event) is Trigger.HTTP:
+        return Response.of(relay.invoke(RECEIVERS[folder], signed(relay, event)))
+    return relay.invoke(WORKERS[folder], event)
+
+
+# Each is accepted by the function that it is named for
+
+
+def test_every_trigger_of_the_template_has_an_event() -> None:
+    """A route by itself, a queue and a schedule by the folder of its function."""
+    here = {(Trigger.HTTP, event["routeKey"]) for event in map(events.load, NAMES) if "routeKey" in event}
+    here |= {(events.trigger(events.load(name)), name.partition("/")[0]) for name in NAMES}
+    kinds = {"SQS": Trigger.QUEUE, "Schedule": Trigger.INVOKE, "ScheduleV2": Trigger.INVOKE}
+    wanted = set()
+    for resource in yaml_parse((ROOT / "template.yaml").read_text("utf-8"))["Resources"].values():
+        folder = resource["Properties"].get("Handler", "").partition(".")[0]
+        for source in resource["Properties"].get("Events", {}).values():
+            if source["Type"] == "HttpApi":
+                wanted.add((Trigger.HTTP, f"{source['Properties']['Method']} {source['Properties']['Path']}"))
+            else:
+                wanted.add((kinds[source["Type"]], folder))
+    assert len(wanted) > 6
+    assert wanted <= here
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_a_callback_is_taken_and_published(relay: Relay, name: str) -> None:
+    """With the status that the file is named for; other words are kept as they came."""
+    response = play(relay, name)
+    assert (response.status, response.json()) == (200, {"ok": True})
+    relay.run(200)
+    word = name.removeprefix("callback_receiver/lead_")
+    [(_, published)] = relay.bus.events
+    assert published["status"] == ("unknown" if word == "in_other_words" else word)
+
+
+def test_a_queued_callback_is_done(relay: Relay) -> None:
+    assert play(relay, "callback_receiver/callback_queued") == {"batchItemFailures": []}
+    assert relay.effects("CartelCallback") == 1
+
+
+def test_a_posted_lead_is_accepted_and_can_be_asked_for(relay: Relay) -> None:
+    assert play(relay, "lead_submitter/post_lead").json()["status"] == "accepted"
+    assert play(relay, "lead_submitter/get_lead").json()["status"] == "accepted"
+    assert play(relay, "lead_submitter/lead_status").json()["lead_status"] == "new"
+
+
+def test_the_known_phone_is_that_of_the_first_lead(relay: Relay) -> None:
+    first = play(relay, "lead_submitter/post_lead").json()
+    second = play(relay, "lead_submitter/post_lead_known_phone").json()
+    assert second == {"external_id": "web-1002", "status": "duplicate", "id": first["id"]}
+
+
+def test_the_unwanted_lead_is_refused_by_the_crm(relay: Relay) -> None:
+    response = play(relay, "lead_submitter/post_lead_unwanted")
+    assert (response.status, response.json()["reason"]) == (422, "blacklisted")
+
+
+@pytest.mark.parametrize("name", ["lead_submitter/lead_queued", "lead_submitter/lead_submitted"])
+def test_a_lead_in_the_queue_is_submitted(relay: Relay, name: str) -> None:
+    assert play(relay, name) == {"batchItemFailures": []}
+    assert len(relay.crm.leads) == 1
+
+
+def test_a_lead_given_by_hand_is_accepted(relay: Relay) -> None:
+    assert play(relay, "lead_submitter/direct_invoke")["status"] == "accepted"
+
+
+def test_the_schedule_drains_an_empty_outbox(relay: Relay) -> None:
+    assert play(relay, "outbox/drain") == {"sent": 0, "failed": 0}
+
+
+def test_leads_do_not_get_into_each_others_way(relay: Relay) -> None:
+    """Played one after the other, only the lead with the known phone is a duplicate."""
+    for name in NAMES:
+        if name.startswith("lead_submitter/") and name not in ("lead_submitter/get_lead", "lead_submitter/lead_status"):
+            play(relay, name)
+    assert [lead.external_id for lead in relay.crm.leads.values()] == [
+        "invoke-4001",
+        "queue-3001",
+        "bus-2001",
+        "web-1001",
+    ]
+
+
+# They are what AWS would send
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "Records" in events.load(name)])
+def test_a_message_is_whole(name: str) -> None:
+    """Its digest is right, and an envelope's own digest is that of what it carries."""
+    for record in events.load(name)["Records"]:
+        assert record["md5OfBody"] == hashlib.md5(record["body"].encode(), usedforsecurity=False).hexdigest()
+        if events.bus_event(record["body"]):
+            continue
+        envelope = Envelope.decode(record["body"])
+        carried: Any = envelope.payload["body"] if envelope.kind == "cartelcrm.lead" else envelope.payload
+        text = carried if isinstance(carried, str) else json.dumps(carried, ensure_ascii=False, separators=(",", ":"))
+        assert envelope.sha256 == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "requestContext" in events.load(name)])
+def test_a_request_agrees_with_its_context(name: str) -> None:
+    event = events.load(name)
+    context = event["requestContext"]
+    assert event["routeKey"] == context["routeKey"]
+    assert (context["http"]["method"], context["http"]["path"]) == (event["routeKey"].split()[0], event["rawPath"])
+    assert all(header == header.lower() for header in event["headers"])
+
+
+# Signing
+
+
+def test_as_it_lies_there_a_callback_is_refused(relay: Relay) -> None:
+    """No file holds a proof that anybody could use."""
+    assert relay.receive(events.load(CALLBACKS[0])).status == 401
+
+
+def test_a_signature_by_another_secret_is_forged(relay: Relay) -> None:
+    forged = signed(relay, events.load(CALLBACKS[0]), keys={"cartelcrm_callback_secret": "another"})
+    assert relay.receive(forged).json() == {"error": "bad_signature"}
+
+
+def test_signed_anew_a_callback_is_a_new_one(relay: Relay) -> None:
+    event = events.load(CALLBACKS[0])
+    assert relay.receive(signed(relay, event)).json() == {"ok": True}
+    relay.clock.sleep(1)
+    assert relay.receive(signed(relay, event)).json() == {"ok": True}
+
+
+def test_replayed_it_is_not(relay: Relay) -> None:
+    """`replay` makes the header fresh and leaves the body alone."""
+    event = signed(relay, events.load(CALLBACKS[0]))
+    assert relay.receive(event).json() == {"ok": True}
+    relay.clock.sleep(400)
+    again = signed(relay, event, replay=True)
+    assert again["body"] == event["body"]
+    assert relay.receive(again).json() == {"ok": True, "replay": True}
+
+
+def test_a_body_in_base64_stays_so(relay: Relay) -> None:
+    event = events.load(CALLBACKS[0])
+    event = {**event, "body": base64.b64encode(event["body"].encode()).decode(), "isBase64Encoded": True}
+    again = signed(relay, event)
+    assert again["isBase64Encoded"] is True
+    assert relay.receive(again).json() == {"ok": True}
+
+
+@pytest.mark.parametrize("body", ["[1]", "no json", '{"internal_id":"1"}'])
+def test_whatever_the_body_is_it_can_be_signed(relay: Relay, body: str) -> None:
+    """The receiver is to be tried with bad bodies, too."""
+    event = signed(relay, {**events.load(CALLBACKS[0]), "body": body})
+    assert event["body"] == body
+    assert relay.receive(event).status in (400, 422)
+
+
+def test_what_needs_no_proof_stays_as_it_is(relay: Relay) -> None:
+    event = events.load("outbox/drain")
+    assert signed(relay, event, keys={}) == event
+
+
+def test_a_key_that_is_not_there_is_named(relay: Relay) -> None:
+    with pytest.raises(MissingKey, match="lead_api_key"):
+        signed(relay, events.load("lead_submitter/post_lead"), keys={})
+
+
+# Finding
+
+
+def test_an_event_is_found_by_name_and_by_path(tmp_path: Path) -> None:
+    own = tmp_path / "own.json"
+    own.write_text("{}")
+    assert (
+        events.find("outbox/drain")
+        == events.find("outbox/drain.json")
+        == events.find(str(events.FOLDER / "outbox/drain.json"))
+    )
+    assert events.load(str(own)) == {}
+
+
+def test_an_event_that_is_not_there_gets_a_list_of_those_that_are() -> None:
+    with pytest.raises(UnknownEvent, match="outbox/drain"):
+        events.load("outbox/drian")
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_file_that_holds_no_event_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "own.json").write_text(text)
+    with pytest.raises(UnknownEvent, match=r"own\.json"):
+        events.load(str(tmp_path / "own.json"))
+
+
+# The commands
+
+
+class Stack:
+    """A `relay start` that notes what it is asked; `answers` by path."""
+
+    def __init__(self, state: Path) -> None:
+        self.asked: list[httpx.Request] = []
+        self.answers: dict[str, tuple[int, Json]] = {}
+        self.clock = Clock()
+        self.world = World(state=state, clock=self.clock, transport=httpx.MockTransport(self._answer))
+        known = {
+            "url": "http://127.0.0.1:3000",
+            "control": "http://127.0.0.1:4000",
+            "secrets": KEYS | {"other": API_KEY},
+        }
+        self.world.local.write_text(json.dumps(known))
+
+    def __call__(self, *arguments: str, **environment: str) -> Result:
+        return CliRunner().invoke(app, arguments, obj=self.world, env=environment)
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request)
+        status, answer = self.answers.get(request.url.path, (200, {"ok": True, "message_id": "m-1", "event_id": "e-1"}))
+        return httpx.Response(status, json=answer)
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Stack:
+    return Stack(tmp_path)
+
+
+@pytest.fixture
+def without_a_stack(tmp_path: Path) -> Callable[..., Result]:
+    return lambda *arguments, **environment: CliRunner().invoke(
+        app, arguments, obj=World(state=tmp_path), env=environment
+    )
+
+
+def test_sign_prints_an_event_that_the_receiver_takes(relay: Relay, stack: Stack) -> None:
+    result = stack("sign", "callback_receiver/lead_approved")
+    assert result.exit_code == 0
+    assert relay.receive(json.loads(result.stdout)).json() == {"ok": True}
+
+
+def test_sign_takes_keys_from_the_environment(relay: Relay, without_a_stack: Callable[..., Result]) -> None:
+    """Then it needs no stack; the time is that of this machine."""
+    result = without_a_stack("sign", "lead_submitter/post_lead.json", "--secret-from", "env", RELAY_API_KEY=LEAD_KEY)
+    assert Response.of(relay.invoke("lead_api", json.loads(result.stdout))).status == 200
+
+
+def test_sign_says_which_variable_it_wants(without_a_stack: Callable[..., Result]) -> None:
+    result = without_a_stack("sign", "callback_receiver/lead_approved", "--secret-from", "env")
+    assert result.exit_code == 1
+    assert "CARTELCRM_CALLBACK_SECRET" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["send", "sign", "status"])
+def test_without_a_stack_it_says_how_to_start_one(without_a_stack: Callable[..., Result], command: str) -> None:
+    result = without_a_stack(command, *(["outbox/drain"] if command != "status" else []))
+    assert result.exit_code == 1
+    assert "make start" in result.stderr
+
+
+def test_send_posts_a_request_signed_afresh(relay: Relay, stack: Stack) -> None:
+    stack.answers["/leads/web-1001"] = (404, {"error": "not_found"})
+    assert stack("send", "callback_receiver/lead_approved").exit_code == 0
+    request = stack.asked[-1]
+    assert (request.method, str(request.url)) == ("POST", "http://127.0.0.1:3000/cartelcrm/callback")
+    assert relay.post_callback(request.content, dict(request.headers)).json() == {"ok": True}
+
+
+def test_send_lets_a_callback_tell_of_the_lead_that_it_names(stack: Stack) -> None:
+    """The file cannot know the id that this stack's CartelCRM has given it."""
+    stack.answers["/leads/web-1001"] = (200, {"external_id": "web-1001", "status": "accepted", "id": "c0ffee"})
+    assert stack("send", "callback_receiver/lead_approved").exit_code == 0
+    assert json.loads(stack.asked[-1].content)["internal_id"] == "c0ffee"
+
+
+def test_send_shows_a_refusal_and_fails(stack: Stack) -> None:
+    stack.answers["/leads"] = (422, {"error": "rejected", "reason": "blacklisted"})
+    result = stack("send", "lead_submitter/post_lead_unwanted")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["reason"] == "blacklisted"
+
+
+def test_send_puts_a_message_into_its_queue(stack: Stack) -> None:
+    assert "m-1" in stack("send", "lead_submitter/lead_queued").stdout
+    assert stack.asked[-1].url.path == "/queues/crm-relay-local-leads"
+    assert Envelope.decode(stack.asked[-1].content.decode()).key == "queue-3001"
+
+
+def test_send_puts_an_event_onto_the_bus(stack: Stack) -> None:
+    assert "e-1" in stack("send", "lead_submitter/lead_submitted").stdout
+    assert stack.asked[-1].url.path == "/bus"
+    assert json.loads(stack.asked[-1].content)["detail"]["external_id"] == "bus-2001"
+
+
+@pytest.mark.parametrize("name", ["lead_submitter/direct_invoke", "outbox/drain"])
+def test_send_invokes_a_function_with_anything_else(stack: Stack, name: str) -> None:
+    assert json.loads(stack("send", name).stdout)["ok"] is True
+    assert stack.asked[-1].url.path == f"/functions/{name.partition('/')[0]}"
+    assert json.loads(stack.asked[-1].content) == events.load(name)
+
+
+def test_send_says_why_the_stack_could_not(stack: Stack) -> None:
+    stack.answers["/functions/outbox"] = (502, {"error": "Sandbox.Timedout: too slow"})
+    result = stack("send", "outbox/drain")
+    assert result.exit_code == 1
+    assert "too slow" in result.stderr
+
+
+def test_no_command_shows_a_key(stack: Stack) -> None:
+    """`sign` alone puts the key for leads into what it prints: that is its job."""
+    stack.answers["/leads/web-1001"] = (404, {"error": "not_found"})
+    for name in NAMES:
+        result = stack("send", name)
+        assert not any(key in result.output for key in (LEAD_KEY, CALLBACK_SECRET, API_KEY))

@@ -1,0 +1,314 @@
+"""The relay in memory: the real handlers, virtual time, CartelCRM's sandbox, and ports that break on demand."""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from io import StringIO
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any, Self
+from urllib.parse import quote
+
+import msgspec
+import pytest
+from aws_lambda_powertools.metrics.provider.cloudwatch_emf import cloudwatch
+from aws_lambda_powertools.utilities.circuit_breaker import base as circuit
+from aws_lambda_powertools.utilities.circuit_breaker.persistence import base as circuit_persistence
+
+from callback_receiver import process, receive
+from crm_relay.delivery.memory import MemoryBus, MemoryQueue, MemoryStore
+from crm_relay.delivery.ports import Ports, StorageError
+from crm_relay.delivery.runtime import Runtime, install
+from crm_relay.http_client import HttpClient
+from crm_relay.observability import logger, metrics
+from crm_relay.settings import CallbackSecret, CartelCrmSecrets, Secrets, load_settings
+from crm_relay.signing import signature_headers
+from lead_submitter import api, submission, submit
+from outbox import drain
+from tests.gateway import Context, Response, http_event
+from workbench.sandboxes import CartelCrmAccount, CartelCrmSandbox, MemoryTransport
+
+START = 1_760_000_000.0
+VISIBILITY = {"callbacks": 360, "leads": 720}
+MOST_RECEIVES = 500
+API_KEY, HMAC_SECRET, CALLBACK_SECRET, LEAD_KEY = "crm-api-key", "crm-hmac-secret", "callback-secret", "lead-key"
+RELAY_TOML = Path(__file__).parents[1] / "layers/configuration/relay.toml"
+
+HANDLERS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
+    "callback_receive": ("callbacks", receive.handler),
+    "callback_process": ("callbacks", process.handler),
+    "lead_api": ("leads", api.handler),
+    "lead_submit": ("leads", submit.handler),
+    "outbox_drain": ("leads", drain.handler),
+}
+"""Each function with the one queue that it sends to or consumes."""
+WORKERS = {"callbacks": "callback_process", "leads": "lead_submit"}
+
+
+class Crash(BaseException):
+    """The process dies here: no handler catches this, as none catches a kill."""
+
+
+@dataclass
+class Clock:
+    """Virtual time: it passes when somebody sleeps."""
+
+    now: float = START
+
+    def time(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float, /) -> None:
+        self.now += max(0.0, seconds)
+
+
+@dataclass
+class Fault:
+    """`port` raises `error`, before or after the effect."""
+
+    port: str
+    times: float
+    after: bool
+    error: BaseException
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port as the functions hold it: every call of a method goes `through` the relay's faults."""
+
+    name: str
+    memory: object
+    through: Callable[..., Any]
+
+    def __getattr__(self, method: str) -> Any:
+        attribute = getattr(self.memory, method)
+        return partial(self.through, f"{self.name}.{method}", attribute) if callable(attribute) else attribute
+
+
+def encoded(value: object) -> bytes:
+    """Return the value as compact JSON; bytes are what they are."""
+    return value if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+class Relay:
+    """One deployed relay. Use it as a context manager: inside, its runtime is the process's own.
+
+    `crm` is CartelCRM's sandbox (`terms` are those of its account); `store`, `queues`, `dead_letters` and `bus` are
+    the memory behind the ports; `calls` has the port calls made ("store.put"), `errors` what workers' invocations
+    raised. `clock`, `secret_source` and `before_call` (told each port call's name) are there to be played with.
+    """
+
+    def __init__(self, *, seed: int = 0, **terms: Any) -> None:
+        self.clock = Clock()
+        self.random = Random(seed)
+        self.settings = load_settings(RELAY_TOML)
+        secrets = CartelCrmSecrets(API_KEY, HMAC_SECRET, (CallbackSecret(CALLBACK_SECRET),))
+        keys = {"website": hashlib.sha256(LEAD_KEY.encode()).hexdigest()}
+        self.secret_source: Callable[[], Secrets] = lambda: Secrets(secrets, keys)
+        terms = {"callback_url": "https://relay.test/cartelcrm/callback", **terms}
+        account = CartelCrmAccount(api_key=API_KEY, hmac_secret=HMAC_SECRET, callback_secret=CALLBACK_SECRET, **terms)
+        self.crm = CartelCrmSandbox(account, clock=self.clock.time, random=Random(seed))
+        transport = MemoryTransport({"cartelcrm.com": self.crm}, self.clock.sleep)
+        self.http_client = HttpClient(transport, monotonic=self.clock.time)
+        self.store = MemoryStore(self.clock)
+        self.queues = {name: MemoryQueue(self.clock, name) for name in VISIBILITY}
+        self.dead_letters = {name: MemoryQueue(self.clock, f"{name}-dead-letters") for name in VISIBILITY}
+        self.bus = MemoryBus()
+        self.calls: list[str] = []
+        self.before_call: Callable[[str], None] = lambda _: None
+        self.errors: list[BaseException] = []
+        self._faults: list[Fault] = []
+        self._output = StringIO()
+        self._exit = ExitStack()
+
+    def __enter__(self) -> Self:
+        patch = self._exit.enter_context(pytest.MonkeyPatch.context())
+        now = SimpleNamespace(now=lambda: datetime.fromtimestamp(self.clock.time(), UTC))
+        for module in (circuit, circuit_persistence):  # Powertools' breaker takes no clock
+            patch.setattr(module, "dt", SimpleNamespace(datetime=now))
+        patch.setattr(submission, "http_client", lambda: self.http_client)
+        patch.setattr(cloudwatch, "print", partial(print, file=self._output), raising=False)
+        patch.setattr(logger.registered_handler, "stream", self._output)
+        metrics.clear_metrics()  # of what was counted outside of any handler before
+        self._exit.callback(install, None)
+        self.restart()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exit.close()
+
+    def restart(self) -> None:
+        """Start all functions in new processes: what was only in their memory is gone."""
+        for local in (circuit._LOCAL_FAILURES, circuit._LOCAL_SUCCESSES, circuit._LAST_OBSERVED_STATE):
+            local.clear()
+        self._runtimes = {name: self._runtime(name) for name in self.queues}
+
+    def _runtime(self, queue: str) -> Runtime:
+        def port(name: str, memory: object) -> Any:
+            return Port(name, memory, self._through)
+
+        ports = Ports(
+            store=port("store", self.store),
+            queue=port("queue", self.queues[queue]),
+            dead_letters=port("dead_letters", self.dead_letters[queue]),
+            bus=port("bus", self.bus),
+            clock=self.clock,
+            random=self.random.random,
+            queue_at=lambda url: port("queue", self.queues[url]),
+        )
+        return Runtime(ports, self.settings, lambda: self.secret_source())  # noqa: PLW0108 (it may be replaced)
+
+    def configure(self, table: str, **values: object) -> None:
+        """Change settings of one table of relay.toml; the functions start anew with them."""
+        changed = msgspec.structs.replace(getattr(self.settings, table), **values)
+        self.settings = msgspec.structs.replace(self.settings, **{table: changed})
+        self.restart()
+
+    # Faults
+
+    def fail(
+        self, port: str, *, times: float = math.inf, after: bool = False, error: BaseException | None = None
+    ) -> None:
+        """Make a port ("store") or one of its methods ("store.put") raise, StorageError unless told otherwise."""
+        self._faults.append(Fault(port, times, after, error or StorageError("down")))
+
+    def mend(self) -> None:
+        """End all faults."""
+        self._faults.clear()
+
+    def _through(self, name: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self.calls.append(name)
+        self.before_call(name)
+        fault = next(
+            (fault for fault in self._faults if fault.times > 0 and f"{name}.".startswith(f"{fault.port}.")), None
+        )
+        if fault is None:
+            return method(*args, **kwargs)
+        fault.times -= 1
+        if fault.after:
+            method(*args, **kwargs)
+        raise fault.error
+
+    # Calls
+
+    def invoke(self, function: str, event: Mapping[str, Any], *, seconds: float = 60) -> Any:
+        """Invoke a function as Lambda does, with `seconds` to run."""
+        queue, handler = HANDLERS[function]
+        install(self._runtimes[queue])
+        return handler(event, Context(self.clock.time, self.clock.time() + seconds, function))
+
+    def callback(self, **fields: object) -> dict[str, object]:
+        """Return a callback of now, with other or further fields."""
+        return {"internal_id": "L-1", "event": "lead_approved", "timestamp": int(self.clock.time()), **fields}
+
+    def signed(self, body: object, *, secret: str = CALLBACK_SECRET, at: float | None = None) -> dict[str, str]:
+        """Return the headers of a callback with this body that CartelCRM sends at unix time `at`."""
+        headers = signature_headers(encoded(body), secret, now=self.clock.time() if at is None else at)
+        return {"Content-Type": "application/json", **headers}
+
+    def post_callback(self, body: object = None, headers: Mapping[str, str] | None = None) -> Response:
+        """POST a callback; by default one of now, signed well."""
+        sent = encoded(self.callback() if body is None else body)
+        return self.receive(http_event("POST", "/cartelcrm/callback", headers or self.signed(sent), sent))
+
+    def receive(self, event: Mapping[str, Any]) -> Response:
+        """Hand an event to the callback receiver."""
+        return Response.of(self.invoke("callback_receive", event, seconds=10))
+
+    def post_lead(self, lead: object, *, key: str | None = LEAD_KEY, **headers: str) -> Response:
+        """POST a lead; headers are named with underscores."""
+        sent = {"Content-Type": "application/json"} | {name.replace("_", "-"): text for name, text in headers.items()}
+        event = http_event("POST", "/leads", _bearer(key) | sent, encoded(lead))
+        return Response.of(self.invoke("lead_api", event, seconds=29))
+
+    def get_lead(self, external_id: str, *, status: bool = False, key: str | None = LEAD_KEY) -> Response:
+        """GET a lead as the ledger knows it, or its status as CartelCRM knows it."""
+        tail = "/status" if status else ""
+        target, route = f"/leads/{quote(external_id, safe='')}{tail}", f"/leads/{{external_id}}{tail}"
+        event = http_event("GET", target, _bearer(key), route=route, parameters={"external_id": external_id})
+        return Response.of(self.invoke("lead_api", event, seconds=29))
+
+    def publish_lead(self, lead: object, *, source: str = "shop") -> None:
+        """Publish `LeadSubmitted`, which a rule of the bus takes to the queue of leads."""
+        event = {"version": "0", "id": "6a7e8feb-b491", "detail-type": "LeadSubmitted", "source": source}
+        self.queues["leads"].send(json.dumps(event | {"detail": lead}))
+
+    # Time
+
+    def work(self, queue: str) -> bool:
+        """Hand what is visible to the queue's worker as an event source mapping does; tell whether there was any."""
+        source, any_ = self.queues[queue], False
+        while batch := source.receive(limit=10, visibility=VISIBILITY[queue]):
+            any_ = True
+            try:
+                answer = self.invoke(WORKERS[queue], {"Records": [message.record() for message in batch]})
+            except (Exception, Crash) as error:  # noqa: BLE001 (the batch comes back when its visibility ends)
+                self.errors.append(error)
+                continue
+            kept = {failure["itemIdentifier"] for failure in answer["batchItemFailures"]}
+            for message in batch:
+                if message.id not in kept:
+                    source.delete(message.id)
+                elif message.receive_count >= MOST_RECEIVES:
+                    self.dead_letters[queue].send(message.body)
+                    source.delete(message.id)
+        return any_
+
+    def run(self, seconds: float = 0) -> None:
+        """Let time pass; workers, CartelCRM's callbacks and its leads' lives do what falls due on the way."""
+        end = self.clock.now + seconds
+        while True:
+            while any([self._call_back(), *map(self.work, self.queues)]):
+                pass
+            due = [message.visible_at for queue in self.queues.values() for message in queue.messages.values()]
+            due += [] if self.crm.next_at is None else [self.crm.next_at]
+            following = min(due, default=math.inf)
+            self.clock.now = max(self.clock.now, min(following, end))
+            if following > end:
+                return
+
+    def _call_back(self) -> bool:
+        deliveries = self.crm.due(self.clock.now)
+        for delivery in deliveries:
+            self.crm.answered(delivery, self.post_callback(delivery.body, delivery.headers).status)
+        return bool(deliveries)
+
+    # What came of it
+
+    def effects(self, detail_type: str) -> int:
+        """Return how many events of this type were published."""
+        return sum(published == detail_type for published, _ in self.bus.events)
+
+    def items(self, prefix: str) -> dict[str, Mapping[str, Any]]:
+        """Return the table's items whose key begins so, as attributes by key."""
+        return {key: item.attributes for key, item in self.store.items.items() if key.startswith(prefix)}
+
+    @property
+    def output(self) -> str:
+        """All that the functions wrote for CloudWatch."""
+        return self._output.getvalue()
+
+    @property
+    def logs(self) -> list[dict[str, Any]]:
+        """The log lines."""
+        return [line for line in map(json.loads, self.output.splitlines()) if "_aws" not in line]
+
+    @property
+    def metrics(self) -> Counter[str]:
+        """The sums of the metrics by name."""
+        sums: Counter[str] = Counter()
+        for line in map(json.loads, self.output.splitlines()):
+            for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"] if "_aws" in line else ():
+                sums[metric["Name"]] += int(sum(line[metric["Name"]]))
+        return sums
+
+
+def _bearer(key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}

@@ -1,0 +1,218 @@
+"""The inbox: durable first, remembered second; a crash may cost a copy but never a call."""
+
+import pytest
+
+from crm_relay.delivery import inbox
+from crm_relay.delivery.envelope import Envelope, NotOurs
+from crm_relay.delivery.inbox import Receipt
+from crm_relay.delivery.ports import Ports
+from crm_relay.http_api import Unavailable
+from tests.relay import START, Crash, Relay
+
+DAY = 86_400
+
+
+@pytest.fixture
+def ports(relay: Relay) -> Ports:
+    return relay._runtimes["leads"].ports
+
+
+def call(body: str = "a", *, key: str = "e1") -> Envelope:
+    return Envelope("cartelcrm.lead", key, {"body": body}, int(START), "r-1")
+
+
+def accept(ports: Ports, envelope: Envelope | None = None) -> Receipt:
+    return inbox.accept(ports, envelope or call(), remember=30 * DAY)
+
+
+def queued(relay: Relay) -> list[str]:
+    """What a worker will get, from the queue and, after a drain, from the outbox."""
+    relay.mend()
+    relay.invoke("outbox_drain", {})
+    return [Envelope.decode(message.body).payload["body"] for message in relay.queues["leads"].messages.values()]
+
+
+def test_a_call_is_queued_once_and_its_copies_are_told_so(relay: Relay, ports: Ports) -> None:
+    """The second copy is a replay and adds nothing to the queue."""
+    assert accept(ports) is Receipt.ACCEPTED
+    assert accept(ports) is Receipt.REPLAYED
+    assert queued(relay) == ["a"]
+    assert relay.items("inbound#")["inbound#cartelcrm.lead#e1"]["copies"] == 2
+
+
+def test_accepting_takes_three_calls_to_aws(relay: Relay, ports: Ports) -> None:
+    """The price of a call: two writes around one message. A replay costs two."""
+    accept(ports)
+    assert relay.calls == ["store.put", "queue.send", "store.put"]
+    relay.calls.clear()
+    accept(ports)
+    assert relay.calls == ["store.put", "store.put"]
+
+
+def test_another_body_under_a_known_key_is_not_queued(relay: Relay, ports: Ports) -> None:
+    """The key decides what is the same call; the caller learns that the body is another."""
+    accept(ports)
+    assert accept(ports, call("b")) is Receipt.CONFLICTING
+    assert queued(relay) == ["a"]
+
+
+def test_a_call_is_remembered_as_long_as_it_is_asked_for(relay: Relay, ports: Ports) -> None:
+    """Within the replay window a copy is a replay; after it the ledger is the judge."""
+    accept(ports)
+    relay.clock.sleep(30 * DAY - 1)
+    assert accept(ports) is Receipt.REPLAYED
+    relay.clock.sleep(1)
+    assert accept(ports) is Receipt.ACCEPTED
+
+
+def test_a_delay_is_the_queues_business(relay: Relay, ports: Ports) -> None:
+    """A message that its caller tries himself is not seen by a worker meanwhile."""
+    inbox.accept(ports, call(), remember=DAY, delay=30)
+    assert not relay.queues["leads"].receive(limit=1, visibility=1)
+    relay.clock.sleep(30)
+    assert relay.queues["leads"].receive(limit=1, visibility=1)
+
+
+def test_a_queue_that_is_down_is_replaced_by_the_outbox(relay: Relay, ports: Ports) -> None:
+    """The call is accepted, kept in the table, and known as a replay when it comes again."""
+    relay.fail("queue")
+    assert accept(ports) is Receipt.ACCEPTED
+    assert accept(ports) is Receipt.REPLAYED
+    assert queued(relay) == ["a"]
+
+
+def test_a_table_that_is_down_costs_a_copy_but_no_call(relay: Relay, ports: Ports) -> None:
+    """The queue is the truth: what the table cannot remember is queued each time it comes."""
+    relay.fail("store")
+    assert accept(ports) is Receipt.ACCEPTED
+    assert accept(ports) is Receipt.ACCEPTED
+    assert queued(relay) == ["a", "a"]
+
+
+def test_nothing_is_accepted_when_nothing_durable_was_written(relay: Relay, ports: Ports) -> None:
+    """With both stores down the caller is told to come again, and then it counts."""
+    relay.fail("queue")
+    relay.fail("store")
+    with pytest.raises(Unavailable) as refusal:
+        accept(ports)
+    assert refusal.value.retry_after
+    assert queued(relay) == []
+    assert accept(ports) is Receipt.ACCEPTED
+    assert queued(relay) == ["a"]
+
+
+def test_a_call_that_was_only_announced_is_queued_when_it_comes_again(relay: Relay, ports: Ports) -> None:
+    """RECEIVED proves nothing: only ENQUEUED says that there is a message."""
+    relay.fail("queue.send", error=Crash())
+    with pytest.raises(Crash):
+        accept(ports)
+    relay.mend()
+    assert accept(ports) is Receipt.ACCEPTED
+    assert queued(relay) == ["a"]
+
+
+def test_the_inbox_remembers_the_body_that_was_queued(relay: Relay, ports: Ports) -> None:
+    """A first body that never got into the queue is not what a later one is measured by."""
+    relay.fail("queue.send", error=Crash())
+    with pytest.raises(Crash):
+        accept(ports, call("a"))
+    relay.mend()
+    assert accept(ports, call("b")) is Receipt.ACCEPTED
+    assert accept(ports, call("b")) is Receipt.REPLAYED
+    assert accept(ports, call("a")) is Receipt.CONFLICTING
+    assert queued(relay) == ["b"]
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_crash_anywhere_loses_nothing_that_is_sent_again(
+    relay: Relay, ports: Ports, number: int, after: bool
+) -> None:
+    """Wherever the process dies, the sender's repeat leaves at least one message, and the answer tells the truth."""
+    seen: list[str] = []
+
+    def count_down(name: str) -> None:
+        seen.append(name)
+        if len(seen) == number:
+            relay.fail(name, times=1, after=after, error=Crash())
+
+    relay.before_call = count_down
+    with pytest.raises(Crash):
+        accept(ports)
+    relay.before_call = lambda _: None
+    receipt = accept(ports)
+    assert set(queued(relay)) == {"a"}
+    assert receipt is (Receipt.REPLAYED if (number, after) == (3, True) else Receipt.ACCEPTED)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_service_that_fails_once_loses_nothing(relay: Relay, ports: Ports, number: int, after: bool) -> None:
+    """An error of one call, whether or not it took place, is no reason to refuse, and none to forget."""
+    seen: list[str] = []
+
+    def count_down(name: str) -> None:
+        seen.append(name)
+        if len(seen) == number:
+            relay.fail(name, times=1, after=after)
+
+    relay.before_call = count_down
+    assert accept(ports) is Receipt.ACCEPTED
+    assert set(queued(relay)) == {"a"}
+
+
+def test_the_quarantine_keeps_what_nobody_understands_once(relay: Relay, ports: Ports) -> None:
+    """Equal bodies are one item with its reason, listed for an operator; other bodies are others."""
+    for body in (b"\x00odd", b"\x00odd", b"odder"):
+        inbox.quarantine(ports, "cartelcrm.callback", body, "internal_id_invalid")
+    items = relay.items("quarantine#cartelcrm.callback#").values()
+    assert [item["body"] for item in items] == [b"\x00odd", b"odder"]
+    assert {item["reason"] for item in items} == {"internal_id_invalid"}
+    assert len(relay.store.attention("QUARANTINE", limit=10)) == 2
+
+
+def test_what_cannot_be_put_into_quarantine_is_not_accepted(relay: Relay, ports: Ports) -> None:
+    """An authentic body that nobody keeps must come again."""
+    relay.fail("store")
+    with pytest.raises(Unavailable):
+        inbox.quarantine(ports, "cartelcrm.callback", b"odd", "internal_id_invalid")
+
+
+ODD = 'quotes " \\ / \n \r\n \t émoji 😀 עברית \u2028 \ufffe\uffff \x7f'
+
+
+def test_an_envelope_survives_the_way_through_a_queue() -> None:
+    """Whatever a caller wrote comes out as it went in; SQS carries neither U+FFFE nor U+FFFF."""
+    envelope = call(ODD, key=ODD)
+    text = envelope.encode()
+    assert not {"\ufffe", "\uffff"} & set(text)
+    assert Envelope.decode(text) == envelope
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "odd",
+        "null",
+        "[]",
+        "1" * 5000,
+        "[" * 100_000,
+        "{}",
+        call().encode().replace('"v":1', '"v":2'),
+        call().encode().replace('"v":1', '"v":"1"'),
+        call().encode().replace('"kind":"cartelcrm.lead"', '"kind":null'),
+        call().encode().replace('"payload":{', '"payload":[{').replace("}}", "}]}"),
+    ],
+    ids=["empty", "text", "null", "array", "number", "deep", "object", "version", "type", "kind", "payload"],
+)
+def test_d02_what_is_no_envelope_is_told_apart(text: str) -> None:
+    """D02: a body that is not ours, or of another version, is refused and breaks nothing."""
+    with pytest.raises(NotOurs):
+        Envelope.decode(text)
+
+
+def test_an_envelope_tells_other_payloads_by_their_digest() -> None:
+    """The digest is of the payload alone, whoever accepted it and whenever."""
+    first, later = call("a"), Envelope("cartelcrm.lead", "e1", {"body": "a"}, int(START) + 5, "r-2")
+    assert first.sha256 == later.sha256 != call("b").sha256

@@ -1,0 +1,290 @@
+"""Configuration: a mistake is named so that it can be mended, and a secret shows up nowhere."""
+
+import json
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crm_relay.cartelcrm.statuses import STATUSES
+from crm_relay.settings import (
+    ConfigurationError,
+    Secrets,
+    SecretSource,
+    Settings,
+    load_settings,
+    read_secrets,
+    settings,
+)
+from tests.relay import RELAY_TOML
+
+CANARY = "canary-7f3a"
+GOOD = {
+    "cartelcrm": {
+        "api_key": CANARY,
+        "hmac_secret": CANARY,
+        "callback_secrets": [{"value": CANARY}, {"value": "old", "not_after": "2025-10-09T08:53:20Z"}],
+    },
+    "lead_api_keys": {"website": "0" * 64},
+}
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[[str], Settings]:
+    def load_text(text: str) -> Settings:
+        path = tmp_path / "relay.toml"
+        path.write_text(text, "utf-8")
+        return load_settings(path)
+
+    return load_text
+
+
+# relay.toml
+
+
+def test_the_file_that_ships_shows_the_defaults() -> None:
+    """A deployer who deletes a line changes nothing, the words for statuses aside."""
+    shipped = load_settings(RELAY_TOML)
+    assert shipped.relay == Settings().relay
+    assert {**vars_of(shipped), "statuses": {}} == vars_of(Settings())
+    assert set(shipped.cartelcrm.statuses.values()) <= set(STATUSES)
+
+
+def vars_of(value: Settings) -> dict[str, object]:
+    return {name: getattr(value.cartelcrm, name) for name in value.cartelcrm.__struct_fields__}
+
+
+def test_an_empty_file_is_the_defaults(load: Callable[[str], Settings]) -> None:
+    """Nothing has to be set."""
+    assert load("") == Settings()
+    assert load("").relay.replay_window == 30 * 86_400
+
+
+def test_aliases_have_no_case(load: Callable[[str], Settings]) -> None:
+    """CartelCRM's words are found however they are written in the file."""
+    assert load('[cartelcrm.statuses]\n"Отказ" = "rejected"\n').cartelcrm.aliases == {"отказ": "rejected"}
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "expected"),
+    [
+        ("[relay]\ngive_up_after_seconds = 59", "relay.give_up_after_seconds", "`int` >= 60"),
+        ("[relay]\ngive_up_after_seconds = 259_201", "relay.give_up_after_seconds", "`int` <= 259200"),
+        ('[relay]\ngive_up_after_seconds = "1 d"', "relay.give_up_after_seconds", "`int`, got `str`"),
+        ("[relay]\nreplay_window_days = 29", "relay.replay_window_days", "`int` >= 30"),
+        ("[relay]\nreplay_window_days = 91", "relay.replay_window_days", "`int` <= 90"),
+        ("[relay]\ncallback_body_limit_bytes = 262145", "relay.callback_body_limit_bytes", "`int` <= 262144"),
+        ("[relay]\nlead_body_limit_bytes = 1", "relay.lead_body_limit_bytes", "`int` >= 1024"),
+        ("[relay]\nreplay_windows = 30", "relay", "unknown field `replay_windows`"),
+        ("[relais]", "top level", "unknown field `relais`"),
+        ("relay = 1", "relay", "`object`, got `int`"),
+        ("[cartelcrm]\nrequests_per_second = 0", "cartelcrm.requests_per_second", "`float` > 0"),
+        ("[cartelcrm]\nrequests_per_second = nan", "cartelcrm.requests_per_second", "`float` > 0"),
+        ("[cartelcrm]\nrequests_per_second = inf", "cartelcrm.requests_per_second", "`float` <= 1000"),
+        ("[cartelcrm]\nrequire_signature_prefix = 1", "cartelcrm.require_signature_prefix", "`bool`, got `int`"),
+        ('[cartelcrm.statuses]\nsale = "aproved"', "statuses.sale", "expected one of new, accepted, hold, approved"),
+        ("[relay", "relay.toml", "']'"),
+        ("[relay]\n[relay]", "relay.toml", "twice"),
+    ],
+)
+def test_a_mistake_is_named(load: Callable[[str], Settings], text: str, key: str, expected: str) -> None:
+    """The message says which file, which key, and what belongs there."""
+    with pytest.raises(ConfigurationError) as mistake:
+        load(text)
+    for part in ("relay.toml: ", key, expected):
+        assert part in str(mistake.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://cartelcrm.com/api", "https://crm.example", "https://crm.example:8443/a/b", "http://127.0.0.1:3001/api"],
+)
+def test_base_urls_that_are_taken(load: Callable[[str], Settings], url: str) -> None:
+    """CartelCRM over TLS, or the sandbox on this machine."""
+    assert load(f'[cartelcrm]\nbase_url = "{url}"').cartelcrm.base_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "crm.example", "http://crm.example", "ftp://crm.example", "https://", "https:///api"),
+        *("https://crm.example/", "https://crm.example/api/", "https://crm.example/api?x=1", "https://crm.example#x"),
+        *("https://user:pass@crm.example", "https://crm.example/a b", "https://crm.example\\n", "https://a\\nb"),
+        *(
+            "http://127.0.0.1:1@evil.example/",
+            "http://127.0.0.1.evil.example",
+            "http://127.0.0.1:x",
+            "http://127.0.0.1",
+        ),
+    ],
+)
+def test_base_urls_that_are_refused(load: Callable[[str], Settings], url: str) -> None:
+    """Nothing that is unencrypted, ambiguous, or would put a path together wrongly."""
+    with pytest.raises(ConfigurationError, match=r"relay\.toml: cartelcrm\.base_url: Expected"):
+        load(f'[cartelcrm]\nbase_url = "{url}"')
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """Its name is in the message."""
+    with pytest.raises(ConfigurationError, match=r"relay\.toml: .*No such file"):
+        load_settings(tmp_path / "relay.toml")
+
+
+def test_the_environment_names_the_file(
+    load: Callable[[str], Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RELAY_CONFIG is read once per process."""
+    load("[relay]\nreplay_window_days = 60")
+    monkeypatch.setenv("RELAY_CONFIG", str(tmp_path / "relay.toml"))
+    settings.cache_clear()
+    try:
+        assert settings().relay.replay_window_days == 60
+        load("[relay]\nreplay_window_days = 61")
+        assert settings().relay.replay_window_days == 60
+    finally:
+        settings.cache_clear()
+
+
+# The secret
+
+
+def test_the_secret_is_read() -> None:
+    """Everything is there, and nothing has to be."""
+    secrets = read_secrets(json.dumps(GOOD))
+    assert (secrets.cartelcrm.api_key, secrets.cartelcrm.hmac_secret) == (CANARY, CANARY)
+    assert secrets.lead_api_keys == {"website": "0" * 64}
+    assert read_secrets("{}") == Secrets()
+
+
+@pytest.mark.parametrize(
+    ("now", "valid"),
+    [
+        (1_760_000_000 - 1, ["canary-7f3a", "old"]),
+        (1_760_000_000, ["canary-7f3a", "old"]),
+        (1_760_000_000.5, ["canary-7f3a"]),
+    ],
+)
+def test_a_callback_secret_is_valid_until_its_end(now: float, valid: list[str]) -> None:
+    """The end itself is inside; a secret without an end stays."""
+    assert read_secrets(json.dumps(GOOD)).cartelcrm.callback_secrets_at(now) == valid
+
+
+def test_an_end_without_a_zone_is_utc() -> None:
+    """The clock of the machine that reads it does not matter."""
+    secret = {"cartelcrm": {"callback_secrets": [{"value": "x", "not_after": "2025-10-09T08:53:20"}]}}
+    cartelcrm = read_secrets(json.dumps(secret)).cartelcrm
+    moment = datetime(2025, 10, 9, 8, 53, 20, tzinfo=UTC).timestamp()
+    assert (cartelcrm.callback_secrets_at(moment), cartelcrm.callback_secrets_at(moment + 1)) == (["x"], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "expected"),
+    [
+        (CANARY, "secret", "JSON expected"),
+        (f'{{"api_key": "{CANARY}', "secret", "JSON expected"),
+        (f'"{CANARY}"', "top level", "`object`, got `str`"),
+        (f'{{"cartelcrm": "{CANARY}"}}', "cartelcrm", "`object`, got `str`"),
+        (f'{{"cartelcrm": {{"api_key": ["{CANARY}"]}}}}', "cartelcrm.api_key", "`str`, got `array`"),
+        (
+            f'{{"cartelcrm": {{"callback_secrets": ["{CANARY}"]}}}}',
+            "cartelcrm.callback_secrets[0]",
+            "`object`, got `str`",
+        ),
+        (
+            '{"cartelcrm": {"callback_secrets": [{}]}}',
+            "cartelcrm.callback_secrets[0]",
+            "missing required field `value`",
+        ),
+        (
+            f'{{"cartelcrm": {{"callback_secrets": [{{"value": "{CANARY}", "not_after": "{CANARY}"}}]}}}}',
+            "cartelcrm.callback_secrets[0].not_after",
+            "RFC3339",
+        ),
+        (f'{{"lead_api_keys": {{"website": "{CANARY}"}}}}', "lead_api_keys", "`str` matching regex '^[0-9a-f]{64}$'"),
+    ],
+)
+def test_a_mistake_in_the_secret_is_named_without_a_value(text: str, key: str, expected: str) -> None:
+    """The message says where and what belongs there; the value is in neither the message nor the traceback."""
+    with pytest.raises(ConfigurationError) as mistake:
+        read_secrets(text)
+    for part in ("secret: ", key, expected):
+        assert part in str(mistake.value)
+    assert CANARY not in "".join(traceback.format_exception(mistake.value, limit=0))
+
+
+@given(st.text() | st.recursive(st.none() | st.text(), lambda inner: st.dictionaries(st.text(), inner)).map(json.dumps))
+def test_any_text_is_a_secret_or_a_mistake(text: str) -> None:
+    """Whatever stands in the store, nothing but ConfigurationError comes out."""
+    with suppress(ConfigurationError):
+        assert isinstance(read_secrets(text), Secrets)
+
+
+def test_secrets_do_not_show() -> None:
+    """Nobody prints or logs a secret by printing or logging what holds it."""
+    secrets = read_secrets(json.dumps(GOOD))
+    for value in (secrets, secrets.cartelcrm, *secrets.cartelcrm.callback_secrets):
+        for shown in (repr(value), str(value), f"{value}", f"{[value]}"):
+            assert CANARY not in shown
+            assert "old" not in shown
+            assert "0" * 64 not in shown
+
+
+# Reading it again
+
+
+class Store:
+    """A secret store that counts and can be down."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.asked = 0
+        self.text: str | None = "{}"
+        self.source = SecretSource(self.fetch, clock=lambda: self.now, max_age=300, retry_after=30)
+
+    def fetch(self) -> str:
+        self.asked += 1
+        if self.text is None:
+            raise OSError("down")
+        return self.text
+
+
+def test_the_store_is_asked_again_by_age() -> None:
+    """A rotated secret is known five minutes later, and until then the store is left in peace."""
+    store = Store()
+    first = store.source()
+    store.text, store.now = json.dumps(GOOD), 299.9
+    assert store.source() is first
+    store.now = 300
+    assert store.source().cartelcrm.api_key == CANARY
+    assert store.asked == 2
+
+
+@pytest.mark.parametrize("bad", [None, "", "{", '{"cartelcrm": 1}'])
+def test_a60_while_the_store_is_down_the_last_good_secret_serves(bad: str | None) -> None:
+    """A60: a store that fails or holds nonsense is asked every 30 seconds, and what was known stays good."""
+    store = Store()
+    first = store.source()
+    store.text, store.now = bad, 300
+    assert store.source() is first
+    store.now = 329
+    assert store.source() is first
+    assert store.asked == 2
+    store.text, store.now = json.dumps(GOOD), 330
+    assert store.source().cartelcrm.api_key == CANARY
+    assert store.asked == 3
+
+
+def test_a60_a_cold_start_without_the_store_fails() -> None:
+    """A60: with nothing known there is nothing to go on with, and each call asks again."""
+    store = Store()
+    store.text = None
+    for _ in range(2):
+        with pytest.raises(OSError, match="down"):
+            store.source()
+    store.text = "{}"
+    assert store.source() == Secrets()
