@@ -1,1 +1,1 @@
-"""What runs on a developer's machine and is never deployed: the local stack, sandboxes of the CRMs, the `relay` command."""
+"""What runs on a developer's machine and is never deployed: local stack, CRM sandboxes, the `relay` command."""

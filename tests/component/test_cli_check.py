@@ -49,22 +49,24 @@ def test_all_mistakes_are_told_at_once_each_with_its_key_and_what_was_expected(t
         require_signature_prefix = 1
         [cartelcrm.statuses]
         sale = "aproved"
-        refund = 3
+        refund = "retuned"
+        spam = 3
         """,
     )
-    assert mistakes(file) == [
-        "relay.toml: colour: nobody reads this; known: relay, cartelcrm",
-        "relay.toml: relay.give_up_after_seconds: expected int, got str; there is 'a day'",
-        "relay.toml: relay.replay_window_days: expected int >= 30; there is 7",
-        "relay.toml: relay.replay_window_day: nobody reads this; is replay_window_days meant?",
-        "relay.toml: cartelcrm.base_url: expected an address that begins with https:// and does not end with a slash; "
-        "there is 'http://cartelcrm.com/api/'",
-        "relay.toml: cartelcrm.requests_per_second: expected float > 0.0; there is 0",
-        "relay.toml: cartelcrm.require_signature_prefix: expected bool, got int; there is 1",
-        "relay.toml: cartelcrm.statuses.sale: expected one of new, accepted, hold, approved, paid, rejected, duplicate, "
-        "trash, callback, returned; there is 'aproved'",
-        "relay.toml: cartelcrm.statuses.refund: expected one of new, accepted, hold, approved, paid, rejected, "
-        "duplicate, trash, callback, returned; there is 3",
+    first, *others = (mistake.removeprefix("relay.toml: ") for mistake in mistakes(file))
+    assert first.startswith("colour: nobody reads this; known: relay, cartelcrm")
+    words = "expected one of new, accepted, hold, approved, paid, rejected, duplicate, trash, callback, returned"
+    address = "expected an address that begins with https:// and does not end with a slash"
+    assert others == [
+        "relay.give_up_after_seconds: expected int, got str; there is 'a day'",
+        "relay.replay_window_days: expected int >= 30; there is 7",
+        "relay.replay_window_day: nobody reads this; is replay_window_days meant?",
+        f"cartelcrm.base_url: {address}; there is 'http://cartelcrm.com/api/'",
+        "cartelcrm.requests_per_second: expected float > 0.0; there is 0",
+        "cartelcrm.require_signature_prefix: expected bool, got int; there is 1",
+        "cartelcrm.statuses.spam: expected str, got int; there is 3",
+        f"cartelcrm.statuses.sale: {words}",
+        f"cartelcrm.statuses.refund: {words}",
     ]
 
 
@@ -112,9 +114,10 @@ try:
     app(["check", "--offline"])
 except SystemExit as end:
     assert end.code == 0
-print(sorted({"boto3", "httpx", "pydantic", "aiohttp", "phonenumbers"} & sys.modules.keys()))
+print(sorted({"boto3", "httpx", "aiohttp", "phonenumbers"} & sys.modules.keys()))
 """
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 (our own words)
     assert ran.stdout.splitlines()[-1] == "[]"
 
 

@@ -285,11 +285,24 @@ def test_a_journal_that_a_crash_cut_off_loses_its_last_line_alone(tmp_path: Path
     cli = with_answers(tmp_path, answer)
     file = csv_of(tmp_path, 3)
     cli("leads", "import", file, "--parallel", "1")
-    [journal] = (cli.state / "imports").iterdir()
+    [journal] = (tmp_path / "state" / "imports").iterdir()
     journal.write_text(journal.read_text("utf-8")[:-20], "utf-8")
     for _ in range(2):
         cli("leads", "import", file)
     assert sent == ["o-0", "o-1", "o-2", "o-2"]
+
+
+def test_a_verdict_is_on_disk_before_the_next_lead_is_sent(tmp_path: Path) -> None:
+    known = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        [journal] = (tmp_path / "state" / "imports").iterdir()
+        known.append(journal.read_text("utf-8").count("accepted"))
+        return accepted(external_id(request))
+
+    cli = with_answers(tmp_path, answer)
+    cli("leads", "import", csv_of(tmp_path, 3), "--parallel", "1")
+    assert known == [0, 1, 2]
 
 
 def test_another_file_or_other_options_are_another_import(tmp_path: Path) -> None:
@@ -327,11 +340,11 @@ def test_nobody_sends_while_the_relay_rests(tmp_path: Path) -> None:
         assert not resting
         name = external_id(request)
         tries[name] += 1
+        await asyncio.sleep(0)
         return httpx.Response(429) if name == "o-3" and tries[name] == 1 else accepted(name)
 
     async def rest(_: float) -> None:
         nonlocal resting
-        await asyncio.sleep(0)  # those that are under way get their answers
         resting = True
         for _ in range(20):
             await asyncio.sleep(0)

@@ -1,0 +1,46 @@
+"""What every command owes to the person who types it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.component.cli import Cli
+
+COMMANDS = [
+    "leads submit",
+    "leads import",
+    "leads status",
+    "leads show",
+    "deliveries list",
+    "deliveries show",
+    "dead-letters list",
+    "dead-letters redrive",
+    "secrets init",
+    "secrets set",
+    "secrets revoke",
+    "secrets check",
+    "check",
+]
+EVENTS_AND_STACK = ["start", "status", "send", "sign"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples_of_this_very_command(tmp_path: Path, command: str) -> None:
+    result = Cli(tmp_path)(*command.split(), "--help")
+    _, _, examples = result.stdout.partition("Examples")
+    assert f"relay {command}" in examples
+    assert result.exit_code == 0
+
+
+def test_help_names_all_commands(tmp_path: Path) -> None:
+    result = Cli(tmp_path)("--help")
+    for command in [*COMMANDS, *EVENTS_AND_STACK]:
+        assert command.partition(" ")[0] in result.stdout
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["--help", "leads submit --help", "check", "leads show order-17", "nonsense"])
+def test_without_a_terminal_there_are_no_colours_and_no_line_is_longer_than_80(tmp_path: Path, command: str) -> None:
+    result = Cli(tmp_path)(*command.split())
+    assert "\x1b" not in result.output
+    assert max(map(len, result.stdout.splitlines()), default=0) <= 80

@@ -1,0 +1,160 @@
+"""The part of `relay check` that asks around: the stack, CartelCRM, and the API from outside."""
+
+import asyncio
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+
+from crm_relay.cartelcrm import client
+from crm_relay.http_client import HttpClient
+from crm_relay.outcomes import Blocked, NotExecuted, Outcome, Unauthorized, Unreachable
+from crm_relay.settings import ConfigurationError, load_settings, read_secrets
+from workbench.cli.configuration import Finding
+from workbench.cli.console import Problem
+from workbench.cli.leads_api import API_KEY, Busy, LeadsApi
+from workbench.cli.secrets import missing_from, state_of
+from workbench.cli.target import Target, explained
+from workbench.cli.world import World
+
+
+def findings(world: World, config: Path, stack: str | None, region: str | None) -> Iterator[Finding]:
+    """Ask everything that a stack needs, one after the other; what cannot be asked is a finding too.
+
+    `config` has the address of CartelCRM; the local stack has a copy that leads to its sandbox.
+    """
+    try:
+        target = Target.of(world, stack, region)
+        yield Finding("stack", True, f"{target}, in {target.region}")
+    except Exception as error:  # noqa: BLE001 (told, or raised again)
+        yield _failed("stack", error)
+        return
+    asked: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+        ("secret", lambda: _secret(target, world)),
+        ("table", lambda: _table(target)),
+        ("queues", lambda: _queues(target)),
+        ("CartelCRM", lambda: _cartelcrm(target, world, config if target.name else world.local_config)),
+        ("callbacks", lambda: _callbacks(target, world)),
+        ("leads API", lambda: _leads(target, world)),
+    ]
+    for what, ask in asked:
+        try:
+            yield from ask()
+        except Exception as error:  # noqa: BLE001 (told, or raised again)
+            yield _failed(what, error)
+
+
+def _failed(what: str, error: Exception) -> Finding:
+    explanation = str(error) if isinstance(error, Problem) else explained(error)
+    if explanation is None:
+        raise error
+    return Finding(what, False, explanation)
+
+
+def _secret(target: Target, world: World) -> Iterator[Finding]:
+    text = target.read_secret()
+    if not text:
+        yield Finding("secret", False, "it has no value yet", f"relay secrets init{target.option}")
+        return
+    states = state_of(text, world.clock.time())
+    for name in missing_from(states):
+        yield Finding("secret", False, f"{name} is missing", f"relay secrets set {name}{target.option}")
+    if not missing_from(states):
+        yield Finding("secret", True, "all values are set")
+
+
+def _table(target: Target) -> Iterator[Finding]:
+    target.store.get("check")
+    target.store.attention("WAITING", limit=1)
+    yield Finding("table", True, f"{target.output('TableName')} and its index answer")
+
+
+def _queues(target: Target) -> Iterator[Finding]:
+    for pair in target.queues:
+        waiting, dead = target.depth(pair.url), target.depth(pair.dead_letters_url)
+        name = f"queue {pair.name}"
+        if dead:
+            yield Finding(name, None, f"dead letters: {dead}", f"relay dead-letters list{target.option}")
+        else:
+            yield Finding(name, True, f"waiting: {waiting}, dead letters: none")
+
+
+def _cartelcrm(target: Target, world: World, config: Path) -> Iterator[Finding]:
+    try:
+        ours = read_secrets(target.read_secret() or "{}").cartelcrm
+        base_url = load_settings(config).cartelcrm.base_url
+    except ConfigurationError:
+        yield Finding("CartelCRM", None, "not asked: first mend what is said above")
+        return
+    if not (ours.api_key and ours.hmac_secret):
+        yield Finding("CartelCRM", None, "not asked: there are no credentials")
+        return
+    account = client.Account(base_url, ours.api_key, ours.hmac_secret)
+    nobody = f"relay-check-{uuid.uuid4().hex}"
+    try:
+        found = HttpClient(world.transport).run(client.lead_status(account, nobody, now=world.clock.time()))
+    except Outcome as outcome:
+        yield _refusal(outcome, base_url, target)
+    else:
+        if found is None:
+            yield Finding("CartelCRM", True, f"{base_url} answers and takes the credentials")
+        else:
+            yield Finding("CartelCRM", None, f"{base_url} says it has a lead that nobody ever submitted")
+
+
+def _refusal(outcome: Outcome, base_url: str, target: Target) -> Finding:
+    address = "look at cartelcrm.base_url in relay.toml, and at the network here"
+    match outcome:
+        case Unauthorized():
+            fix = f"relay secrets set cartelcrm.api_key{target.option}, or cartelcrm.hmac_secret; is this clock right?"
+            return Finding("CartelCRM", False, f"{base_url} does not take the credentials ({outcome})", fix)
+        case Blocked():
+            return Finding("CartelCRM", False, f"{base_url} sends us elsewhere ({outcome})", address)
+        case Unreachable():
+            return Finding("CartelCRM", False, f"{base_url} cannot be reached ({outcome})", address)
+        case NotExecuted():
+            return Finding("CartelCRM", None, f"{base_url} is busy ({outcome})", "try again later")
+        case _:
+            return Finding("CartelCRM", False, f"{base_url} does not answer as CartelCRM does ({outcome})", address)
+
+
+def _callbacks(target: Target, world: World) -> Iterator[Finding]:
+    url = target.output("CallbackUrl")
+    try:
+        with httpx.Client(transport=world.transport, timeout=15, trust_env=target.endpoint is None) as http:
+            status = http.post(url, json={}).status_code
+    except httpx.TransportError as error:
+        yield Finding(
+            "callbacks", False, f"{url} cannot be reached ({type(error).__name__})", "look at the network here"
+        )
+        return
+    match status:
+        case 401:
+            yield Finding("callbacks", True, f"{url} is open, and takes nothing unsigned")
+        case 503:
+            fix = f"relay secrets check{target.option}; functions read the secret again within five minutes"
+            yield Finding("callbacks", False, f"{url} has no callback secret", fix)
+        case 429:
+            yield Finding("callbacks", None, f"{url} is busy", "try again later")
+        case _:
+            fix = f"look at the logs of {target}, or deploy it again"
+            yield Finding("callbacks", False, f"{url} answers {status} to an unsigned callback; 401 is expected", fix)
+
+
+def _leads(target: Target, world: World) -> Iterator[Finding]:
+    if target.name and not os.environ.get(API_KEY):
+        yield Finding("leads API", None, "not asked: no key", f"put a lead API key into {API_KEY}")
+        return
+    api = LeadsApi.of(target, world)
+
+    async def look() -> None:
+        async with api:
+            await api.find(f"relay-check-{uuid.uuid4().hex}")
+
+    try:
+        asyncio.run(look())
+        yield Finding("leads API", True, f"{api.url} answers and takes the key")
+    except Busy as busy:
+        yield Finding("leads API", False, str(busy), "try again later")

@@ -1,0 +1,297 @@
+"""`relay deliveries`: what the table knows of calls and leads on their way, read as the functions read it."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from crm_relay.cartelcrm.callbacks import KIND as CALLBACK
+from crm_relay.cartelcrm.leads import SUBMISSION as LEAD
+from crm_relay.cartelcrm.leads import Lead
+from crm_relay.delivery.ledger import Effect, State
+from crm_relay.delivery.outbox import SHARDS
+from crm_relay.delivery.ports import Item, Store
+from workbench.cli.console import (
+    JsonOption,
+    Problem,
+    RegionOption,
+    StackOption,
+    age,
+    examples,
+    facts,
+    flag,
+    moment,
+    out,
+    print_json,
+    say,
+    short,
+    shown,
+    table,
+    tell,
+)
+from workbench.cli.target import Target
+
+if TYPE_CHECKING:
+    from workbench.cli.world import World
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="See what is on its way, what waits, and what needs a person."
+)
+
+KINDS = (LEAD, CALLBACK)
+"""The kinds of effects: under which of them a bare key is looked for."""
+
+_WAITING = "WAITING"
+_QUARANTINE = "QUARANTINE"
+_OUTBOX = "OUTBOX"
+_ATTENTION = {
+    _WAITING: (_WAITING,),
+    State.REJECTED.value: (State.REJECTED.value,),
+    State.NEEDS_RECONCILE.value: (State.NEEDS_RECONCILE.value,),
+    _QUARANTINE: (_QUARANTINE,),
+    _OUTBOX: tuple(f"{_OUTBOX}#{shard}" for shard in range(SHARDS)),
+}
+"""The states of `list`, and where the index has them."""
+_COLOURS = {
+    _WAITING: "yellow",
+    "PLANNED": "yellow",
+    "SENT": "yellow",
+    "CONFIRMED": "green",
+    "REJECTED": "red",
+    "NEEDS_RECONCILE": "red bold",
+    _QUARANTINE: "magenta",
+    _OUTBOX: "yellow",
+}
+_TITLES = {"effect": "Effect", "inbound": "Inbox", "lead": "Lead", "quarantine": "Quarantine", "outbox": "Outbox"}
+_MOMENTS = ("lease_until", "status_at")
+_NESTED = ("result", "notes", "origin")
+_SEARCHED = 1000
+
+
+@app.command(
+    "list",
+    epilog=examples(
+        "relay deliveries list",
+        "relay deliveries list --state REJECTED --json",
+        "relay deliveries list --all --limit 500 --stack crm-relay",
+    ),
+)
+def list_(
+    ctx: typer.Context,
+    *,
+    state: Annotated[
+        str | None, typer.Option(metavar="STATE", help=f"One of {', '.join([*_ATTENTION, 'CONFIRMED (with --all)'])}.")
+    ] = None,
+    all_: Annotated[bool, flag("--all", meaning="What is done, too: this reads the whole table.")] = False,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many to show, of each state.")] = 50,
+    stack: StackOption = None,
+    region: RegionOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List what waits, was refused, or needs a person.
+
+    WAITING is for the CRM and needs nobody. REJECTED: the CRM refused.
+    NEEDS_RECONCILE: nobody could find out whether it was done. QUARANTINE:
+    genuine, but nothing can be made of it. OUTBOX: waits for a queue.
+    """
+    world: World = ctx.obj
+    target = Target.of(world, stack, region)
+    wanted = state.upper() if state else None
+    if all_:
+        tell("[dim]This reads the whole table.[/]")
+        items = list(islice(_of_state(_scanned(target), wanted), limit))
+    elif wanted and wanted not in _ATTENTION:
+        raise typer.BadParameter(f"{wanted} is none of {', '.join(_ATTENTION)}; other states need --all")
+    else:
+        states = (wanted,) if wanted else tuple(_ATTENTION)
+        items = [item for each in states for item in _attention(target.store, each, limit)]
+    if as_json:
+        print_json([_as_json(item) for item in items])
+        return
+    if not items:
+        say("Nothing is there." if all_ or wanted else "[green]Nothing waits, and nothing needs anybody.[/]")
+        return
+    now = world.clock.time()
+    rows = table("state", "kind", "key", "for", "retries", "why")
+    for item in items:
+        rows.add_row(*_row(item, now))
+    out.print(rows)
+
+
+@app.command(
+    epilog=examples(
+        "relay deliveries show order-17",
+        "relay deliveries show 3f2a9c81d04b",
+        "relay deliveries show 3f2a9c81d04b --reveal",
+    )
+)
+def show(
+    ctx: typer.Context,
+    key: Annotated[
+        str, typer.Argument(metavar="KEY", help="A key from the list, your external_id, or CartelCRM's id of a lead.")
+    ],
+    *,
+    reveal: Annotated[bool, flag("--reveal", meaning="Bodies that are kept, too. They hold personal data.")] = False,
+    stack: StackOption = None,
+    region: RegionOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show all that the table has of one delivery: its effect, when it came, its lead."""
+    world: World = ctx.obj
+    items = _found(Target.of(world, stack, region).store, key)
+    if not items:
+        raise Problem(f"The table has nothing by the name of {key}.")
+    if as_json:
+        print_json([_as_json(item, reveal=reveal) for item in items])
+        return
+    for item in items:
+        _print(item, reveal=reveal)
+
+
+def _attention(store: Store, state: str, limit: int) -> Iterator[Item]:
+    keys = [key for place in _ATTENTION[state] for key in store.attention(place, limit=limit)]
+    if len(keys) >= limit:
+        tell(f"[yellow]There may be more in {state} than these {limit}; --limit shows them.[/]")
+    for key in keys[:limit]:
+        # The index lags behind the table, which has the last word.
+        if (item := store.get(key)) and item.attention in _ATTENTION[state]:
+            yield item
+
+
+def _scanned(target: Target) -> Iterator[Item]:
+    pages = target.dynamodb.get_paginator("scan").paginate(
+        TableName=target.output("TableName"), ProjectionExpression="#key", ExpressionAttributeNames={"#key": "key"}
+    )
+    for page in pages:
+        for found in page["Items"]:
+            key = found["key"]["S"]
+            if key.startswith(("effect#", "quarantine#", "outbox#")) and (item := target.store.get(key)):
+                yield item
+
+
+def _of_state(items: Iterable[Item], wanted: str | None) -> Iterator[Item]:
+    return (item for item in items if wanted in (None, _state(item), _attention_of(item)))
+
+
+def _found(store: Store, name: str) -> list[Item]:
+    """Return the items that a name may mean, and those that belong to them."""
+    names = [name, f"effect#{name}", f"inbound#{name}", f"lead#{name}"]
+    names += [f"{prefix}#{kind}#{name}" for kind in KINDS for prefix in ("effect", "inbound")]
+    items = {key: item for key in names if (item := store.get(key))}
+    if not items:
+        items = {key: item for key in _abbreviated(store, name) if (item := store.get(key))}
+    for item in list(items.values()):
+        for key in _belonging(item):
+            if key not in items and (other := store.get(key)):
+                items[key] = other
+    order = [*_TITLES, *map(_prefix, items.values())]
+    return sorted(items.values(), key=lambda item: order.index(_prefix(item)))
+
+
+def _abbreviated(store: Store, beginning: str) -> list[str]:
+    """Return the one key, of what waits or needs a person, whose digest begins so."""
+    places = [place for places in _ATTENTION.values() for place in places]
+    keys = [key for place in places for key in store.attention(place, limit=_SEARCHED)]
+    matching = [key for key in keys if key.split("#", 2)[-1].startswith(beginning.removesuffix("…"))]
+    if len(matching) > 1:
+        raise Problem(f"{beginning} is the beginning of {len(matching)} keys: {', '.join(matching[:5])}")
+    return matching
+
+
+def _belonging(item: Item) -> Iterator[str]:
+    prefix, _, name = item.key.partition("#")
+    attributes = item.attributes
+    match prefix:
+        case "effect":
+            yield f"inbound#{name}"
+            if name.startswith(f"{LEAD}#") and (lead_id := (attributes["result"] or {}).get("id")):
+                yield f"lead#{lead_id}"
+        case "inbound":
+            yield f"effect#{name}"
+        case "lead" if attributes["external_id"]:
+            yield f"effect#{LEAD}#{attributes['external_id']}"
+            yield f"inbound#{LEAD}#{attributes['external_id']}"
+        case _:
+            pass
+
+
+def _prefix(item: Item) -> str:
+    return item.key.partition("#")[0]
+
+
+def _attention_of(item: Item) -> str | None:
+    return item.attention.partition("#")[0] if item.attention else None
+
+
+def _state(item: Item) -> str:
+    return Effect.read(item.attributes).state if _prefix(item) == "effect" else (_attention_of(item) or "")
+
+
+def _row(item: Item, now: float) -> tuple[str, ...]:
+    _, kind, key = [*item.key.split("#", 2), ""][:3]
+    retries, why = "", item.attributes.get("reason", "")
+    if _prefix(item) == "effect":
+        effect = Effect.read(item.attributes)
+        retries = str(effect.tries + effect.waits)
+        why = effect.last_error or (effect.result or {}).get("reason", "")
+    state = _attention_of(item) or _state(item)
+    colour = _COLOURS.get(state, "default")
+    return (
+        f"[{colour}]{shown(state)}[/]",
+        shown(kind),
+        shown(short(key)),
+        age(now - item.updated_at),
+        retries,
+        shown(why),
+    )
+
+
+def _as_json(item: Item, *, reveal: bool = False) -> dict[str, Any]:
+    attributes = {name: value for name, value in item.attributes.items() if reveal or name != "body"}
+    return {
+        "key": item.key,
+        "attention": item.attention,
+        "updated_at": item.updated_at,
+        "expires_at": item.expires_at,
+        **attributes,
+    }
+
+
+def _print(item: Item, *, reveal: bool) -> None:
+    prefix = _prefix(item)
+    say(f"[bold]{_TITLES.get(prefix, prefix)}[/]  {shown(item.key.partition('#')[2])}")
+    known = {
+        name: value
+        for name, value in item.attributes.items()
+        if name not in ("body", "history", "sha256", *_MOMENTS, *_NESTED)
+    }
+    for name in _MOMENTS:
+        if at := item.attributes.get(name):
+            known[name] = moment(at)
+    for name in _NESTED:
+        if inner := item.attributes.get(name):
+            known |= {f"{name}.{key}": value for key, value in inner.items()}
+    out.print(facts({**known, "written": moment(item.updated_at), "attention": item.attention}))
+    if prefix == "lead":
+        _print_history(Lead.read(item.attributes))
+    if "body" in item.attributes:
+        _print_body(item.attributes["body"], reveal=reveal)
+    out.print()
+
+
+def _print_history(lead: Lead) -> None:
+    rows = table("when", "event", "status", "applied")
+    for entry in lead.history:
+        applied = "yes" if entry["applied"] else "[dim]no[/]"
+        rows.add_row(moment(entry["timestamp"]), shown(entry["event"]), shown(entry["status"]), applied)
+    if lead.history:
+        out.print(rows)
+
+
+def _print_body(body: str | bytes, *, reveal: bool) -> None:
+    if reveal:
+        text = body if isinstance(body, str) else body.decode("utf-8", "backslashreplace")
+        out.print("\n".join(shown(line) for line in text.splitlines()), soft_wrap=True)
+    else:
+        say(f"[dim]Its body has {len(body)} bytes; --reveal shows them, personal data included.[/]")

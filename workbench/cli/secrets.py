@@ -1,0 +1,318 @@
+"""`relay secrets`: what CartelCRM and the callers of the leads API share with a stack. Values never come out."""
+
+import hashlib
+import json
+import re
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from crm_relay.settings import ConfigurationError, read_secrets
+from workbench.cli.console import (
+    JsonOption,
+    Problem,
+    RegionOption,
+    StackOption,
+    YesOption,
+    age,
+    confirm,
+    examples,
+    interactive,
+    out,
+    print_json,
+    shown,
+    table,
+    tell,
+)
+from workbench.cli.target import Target
+
+if TYPE_CHECKING:
+    from workbench.cli.world import World
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Fill a stack's secret, and replace what is in it without an outage.",
+)
+
+type Document = dict[str, Any]
+
+_READ_AGAIN = "Running functions know it within five minutes."
+_KEY_BYTES = 32
+_SPAN = re.compile(r"([0-9]{1,4})([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+class Name(StrEnum):
+    """What can be set."""
+
+    API_KEY = "cartelcrm.api_key"
+    HMAC_SECRET = "cartelcrm.hmac_secret"  # noqa: S105 (its name)
+    CALLBACK_SECRET = "cartelcrm.callback_secret"  # noqa: S105 (its name)
+    LEAD_API_KEY = "lead_api_key"
+
+
+_QUESTIONS = {
+    Name.API_KEY: "CartelCRM's API key",
+    Name.HMAC_SECRET: "CartelCRM's HMAC secret, which signs what we send",
+    Name.CALLBACK_SECRET: "CartelCRM's callback secret, which signs what it sends",
+}
+
+KeyName = Annotated[str, typer.Option("--name", metavar="NAME", help="Of a lead API key: whose it is.")]
+
+
+@app.command(
+    epilog=examples(
+        "relay secrets init --stack crm-relay",
+        """printf '%s\\n' "$API_KEY" "$HMAC_SECRET" "$CALLBACK_SECRET" | relay secrets init --stack crm-relay --yes""",
+    )
+)
+def init(
+    ctx: typer.Context,
+    *,
+    name: KeyName = "website",
+    yes: YesOption = False,
+    stack: StackOption = None,
+    region: RegionOption = None,
+) -> None:
+    """Ask for CartelCRM's three secrets and make a first lead API key.
+
+    Nothing is echoed. The lead API key is printed once and kept nowhere:
+    callers of POST /leads send it as "Authorization: Bearer …". Without a
+    terminal, the three values are read from standard input, a line each.
+    """
+    world: World = ctx.obj
+    target = Target.of(world, stack, region)
+    document = _document(target, broken_is_empty=True)
+    if document.get("cartelcrm") or name in document.get("lead_api_keys", {}):
+        confirm(f"The secret of {target} is filled already. Replace what it has for CartelCRM and {name}?", yes=yes)
+    values = _asked(list(_QUESTIONS))
+    document["cartelcrm"] = {
+        "api_key": values[Name.API_KEY],
+        "hmac_secret": values[Name.HMAC_SECRET],
+        "callback_secrets": [{"value": values[Name.CALLBACK_SECRET]}],
+    }
+    key = _with_new_key(document, name)
+    _write(target, document)
+    _print_key(key, name)
+    tell(f"The secret of {target} is filled. {_READ_AGAIN} Try it: relay check{target.option}")
+
+
+@app.command(
+    "set",
+    epilog=examples(
+        "relay secrets set cartelcrm.callback_secret --keep-old 7d --stack crm-relay",
+        "relay secrets set lead_api_key --name partner --stack crm-relay",
+        """printf %s "$API_KEY" | relay secrets set cartelcrm.api_key --stack crm-relay --yes""",
+    ),
+)
+def set_(
+    ctx: typer.Context,
+    what: Annotated[Name, typer.Argument(metavar="WHAT", help="What to set.")],
+    *,
+    name: KeyName = "website",
+    keep_old: Annotated[
+        str, typer.Option(metavar="SPAN", help="How long the present callback secret stays valid: 12h, 7d, 0s.")
+    ] = "7d",
+    yes: YesOption = False,
+    stack: StackOption = None,
+    region: RegionOption = None,
+) -> None:
+    """Set one value, or replace it.
+
+    A new callback secret is valid at once, beside the present one for as
+    long as --keep-old says: change it here first, then in CartelCRM. A lead
+    API key is made, printed once, and replaces the one of the same name.
+    """
+    world: World = ctx.obj
+    seconds = _seconds(keep_old)
+    target = Target.of(world, stack, region)
+    document = _document(target)
+    if what is Name.LEAD_API_KEY:
+        if name in document.get("lead_api_keys", {}):
+            confirm(
+                f"There is a lead API key {name} in {target}. Replace it? Who uses it is refused from then on.", yes=yes
+            )
+        key = _with_new_key(document, name)
+        _write(target, document)
+        _print_key(key, name)
+        tell(_READ_AGAIN)
+        return
+    ours = document.setdefault("cartelcrm", {})
+    if what is Name.CALLBACK_SECRET:
+        value = _asked([what])[what]
+        ours["callback_secrets"] = _rotated(ours.get("callback_secrets", []), value, world.clock.time(), seconds)
+        _write(target, document)
+        tell(f"{what} is set; older ones are valid for {keep_old} at most. {_READ_AGAIN}")
+        return
+    field = what.partition(".")[2]
+    if ours.get(field):
+        confirm(f"There is a {what} in {target}. Replace it?", yes=yes)
+    ours[field] = _asked([what])[what]
+    _write(target, document)
+    tell(f"{what} is set. {_READ_AGAIN}")
+
+
+@app.command(epilog=examples("relay secrets revoke partner --stack crm-relay"))
+def revoke(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose lead API key ends.")],
+    *,
+    yes: YesOption = False,
+    stack: StackOption = None,
+    region: RegionOption = None,
+) -> None:
+    """Take a lead API key back: its owner is refused from then on."""
+    world: World = ctx.obj
+    target = Target.of(world, stack, region)
+    document = _document(target)
+    keys = document.get("lead_api_keys", {})
+    if name not in keys:
+        raise Problem(f"No lead API key {name} in {target}, only: {', '.join(sorted(keys)) or 'none'}.")
+    confirm(f"Take back the lead API key {name} of {target}?", yes=yes)
+    del keys[name]
+    _write(target, document)
+    tell(f"{name} is taken back. {_READ_AGAIN}")
+
+
+@app.command(epilog=examples("relay secrets check --stack crm-relay", "relay secrets check --json"))
+def check(
+    ctx: typer.Context, *, stack: StackOption = None, region: RegionOption = None, as_json: JsonOption = False
+) -> None:
+    """Say what is set and until when it is valid; never a value.
+
+    Exit code 1: something is missing.
+    """
+    world: World = ctx.obj
+    target = Target.of(world, stack, region)
+    known = state_of(target.read_secret(), world.clock.time())
+    if as_json:
+        print_json([{"name": name, "valid": valid, "state": state} for name, valid, state in known])
+    else:
+        rows = table("secret", "state")
+        for name, valid, state in known:
+            rows.add_row(shown(name), f"[{'green' if valid else 'red'}]{shown(state)}[/]")
+        out.print(rows)
+    if missing := missing_from(known):
+        raise Problem(f"Missing: {', '.join(missing)}. Set it: relay secrets set {missing[0]}{target.option}")
+
+
+def state_of(text: str, now: float) -> list[tuple[str, bool, str]]:
+    """Return (name, whether it is valid, what is to be said) of everything in a secret, and of what it lacks.
+
+    Raises:
+        Problem: it is none that a function can read.
+    """
+    try:
+        known = read_secrets(text or "{}")
+    except ConfigurationError as error:
+        raise Problem(f"{error}; `relay secrets init` fills it anew.") from None
+    ours = known.cartelcrm
+    states = [
+        (name.value, bool(value), "set" if value else "missing")
+        for name, value in ((Name.API_KEY, ours.api_key), (Name.HMAC_SECRET, ours.hmac_secret))
+    ]
+    valid = ours.callback_secrets_at(now)
+    for secret in ours.callback_secrets:
+        end = _utc(secret.not_after) if secret.not_after else None
+        if not secret.value:
+            states.append((Name.CALLBACK_SECRET, False, "empty"))
+        elif end is None:
+            states.append((Name.CALLBACK_SECRET, True, "set"))
+        elif secret.value in valid:
+            left = age(end.timestamp() - now)
+            states.append((Name.CALLBACK_SECRET, True, f"set, until {end:%Y-%m-%d %H:%M} UTC ({left} left)"))
+        else:
+            states.append((Name.CALLBACK_SECRET, False, f"ended {end:%Y-%m-%d %H:%M} UTC"))
+    if not ours.callback_secrets:
+        states.append((Name.CALLBACK_SECRET, False, "missing"))
+    states += [(f"{Name.LEAD_API_KEY} {name}", True, "set") for name in sorted(known.lead_api_keys)]
+    if not known.lead_api_keys:
+        states.append((Name.LEAD_API_KEY, False, "missing"))
+    return states
+
+
+def missing_from(states: Sequence[tuple[str, bool, str]]) -> list[str]:
+    """Return the names of which nothing valid is there."""
+    there = {name.partition(" ")[0] for name, valid, _ in states if valid}
+    return [name.value for name in Name if name not in there]
+
+
+def _document(target: Target, *, broken_is_empty: bool = False) -> Document:
+    """Return the secret as it is, with what other versions of us may have put there."""
+    text = target.read_secret()
+    try:
+        read_secrets(text or "{}")
+    except ConfigurationError as error:
+        if broken_is_empty:
+            return {}
+        raise Problem(f"{error}; `relay secrets init` fills it anew.") from None
+    document: Document = json.loads(text or "{}")
+    return document
+
+
+def _write(target: Target, document: Document) -> None:
+    text = json.dumps(document, ensure_ascii=False)
+    read_secrets(text)
+    target.write_secret(text)
+
+
+def _asked(names: Sequence[Name]) -> Mapping[Name, str]:
+    if interactive():
+        return {name: _usable(name, typer.prompt(_QUESTIONS[name], hide_input=True, err=True)) for name in names}
+    lines = sys.stdin.read().splitlines()
+    if len(lines) != len(names):
+        wanted = ", ".join(names)
+        raise Problem(f"Standard input has {len(lines)} lines, {len(names)} expected: {wanted}.")
+    return {name: _usable(name, line) for name, line in zip(names, lines, strict=True)}
+
+
+def _usable(name: Name, value: str) -> str:
+    value = value.strip()
+    if not value or not value.isprintable():
+        raise Problem(f"{name} is empty or has characters that cannot be typed.")
+    if name is Name.API_KEY and not (value.isascii() and " " not in value):
+        raise Problem(f"{name} travels in a header: ASCII without blanks.")
+    return value
+
+
+def _with_new_key(document: Document, name: str) -> str:
+    if not _KEY_NAME.fullmatch(name):
+        raise Problem(f"A key's name has letters, digits, dot, dash and underscore; {name} has others.")
+    key = secrets.token_urlsafe(_KEY_BYTES)
+    document.setdefault("lead_api_keys", {})[name] = hashlib.sha256(key.encode()).hexdigest()
+    return key
+
+
+def _print_key(key: str, name: str) -> None:
+    tell(f"The lead API key of {shown(name)}. It is shown this once, so keep it:")
+    typer.echo(key)
+
+
+def _rotated(old: Sequence[Mapping[str, Any]], value: str, now: float, keep_old: int) -> list[Mapping[str, Any]]:
+    """Return the callback secrets with a new one that has no end; the others end, and what has ended is dropped."""
+    end = datetime.fromtimestamp(int(now) + keep_old, UTC)
+    kept: list[Mapping[str, Any]] = []
+    for secret in old:
+        not_after = secret.get("not_after")
+        ends = min(end, _utc(datetime.fromisoformat(not_after))) if not_after else end
+        if secret["value"] != value and ends.timestamp() > now:
+            kept.append({"value": secret["value"], "not_after": f"{ends:%Y-%m-%dT%H:%M:%SZ}"})
+    return [*kept, {"value": value}]
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _seconds(span: str) -> int:
+    found = _SPAN.fullmatch(span)
+    if not found:
+        raise typer.BadParameter(f"{span} is no span of time such as 30m, 12h, 7d")
+    return int(found[1]) * _SECONDS[found[2]]

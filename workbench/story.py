@@ -1,0 +1,320 @@
+"""The story that `relay start` plays: leads and callbacks, most of them from events/, and what must come of them."""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from secrets import token_hex
+from typing import Any
+
+import aiohttp
+
+from workbench import events
+from workbench.events import HttpRequest, Json
+from workbench.local_crms import CartelCrm
+from workbench.local_relay import LocalRelay
+from workbench.sandboxes.callbacks import Callback
+from workbench.sandboxes.cartelcrm import Lead
+from workbench.sandboxes.faults import RateLimited, Reset
+
+PATIENCE = 45.0
+"""Seconds after which what has not come is not expected any more."""
+
+_LOOK_EVERY = 0.1
+_SUBMIT_PATH = "/api/v1/inbound/leads"
+_CALLBACK_PATH = "/cartelcrm/callback"
+_LIFE = ("new", "accepted", "hold", "approved", "paid")
+_OPEN = {"WAITING", "PLANNED", "SENT"}
+_SUBMIT = "LeadSubmitFunction"
+_LEAD_API = ("LeadApiFunction",)
+_LEAD_SUBMIT = (_SUBMIT,)
+_CALLBACK = ("CallbackReceiveFunction", "CallbackProcessFunction")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something that was done with a lead, at unix time `at`, and what came of it.
+
+    If that is not `ok`, `look` names the functions whose logs may tell why.
+    """
+
+    at: float
+    lead: str
+    sent: str
+    answer: str
+    ok: bool = True
+    look: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class LeadTold:
+    """A lead of the story: how it was sent, the answer, and the status that callbacks have given it since."""
+
+    external_id: str
+    sent: str
+    answer: str
+    status: str = ""
+
+
+class Unexpected(Exception):
+    """Something else came than the story wants. It has been told."""
+
+
+@dataclass
+class Story:
+    """Plays on a relay whose CartelCRM is the sandbox, and tells each step."""
+
+    relay: LocalRelay
+    tell: Callable[[Step], None]
+    patience: float = PATIENCE
+    steps: list[Step] = field(default_factory=list)
+    leads: list[LeadTold] = field(default_factory=list)
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
+    """Deliveries by kind and state, when the story was over."""
+    dead_letters: int = 0
+
+    def __post_init__(self) -> None:
+        crm = self.relay.crm(CartelCrm)
+        assert crm
+        self._crm = crm.sandbox
+        self._http: aiohttp.ClientSession
+        self._asking = asyncio.Lock()
+
+    @property
+    def ok(self) -> bool:
+        """Whether all came as it must."""
+        return all(step.ok for step in self.steps)
+
+    def report(self) -> Json:
+        """Return the story as JSON."""
+        return {
+            "ok": self.ok,
+            "steps": [asdict(step) for step in self.steps],
+            "leads": [asdict(lead) for lead in self.leads],
+            "deliveries": self.counts,
+            "dead_letters": self.dead_letters,
+        }
+
+    async def play(self) -> None:
+        """Play. What goes wrong is told, not raised, and ends its chapter alone."""
+        async with aiohttp.ClientSession() as self._http:
+            with self._lives_by_hand():
+                async with asyncio.TaskGroup() as meanwhile:
+                    await self._chapter(self._first_lead())
+                    await self._chapter(self._busy_crm(meanwhile))
+                    await self._chapter(self._unlucky_leads())
+                    await self._chapter(self._lost_answer())
+                    await self._chapter(self._lead_from_the_bus())
+                    await self._chapter(self._callbacks())
+            await self._chapter(self._end())
+
+    # Chapters
+
+    async def _first_lead(self) -> None:
+        event = events.load("lead_submitter/post_lead")
+        await self._post(event, "POST /leads", 200, "accepted")
+        asked = len(self._crm.received)
+        await self._post(event, "POST /leads, once more", 200, "accepted", ", as stored")
+        if len(self._crm.received) != asked:
+            self._tell("web-1001", "POST /leads, once more", "CartelCRM was asked again", ok=False, look=_LEAD_API)
+
+    async def _unlucky_leads(self) -> None:
+        known = events.load("lead_submitter/post_lead_known_phone")
+        await self._post(known, "POST /leads, known phone", 200, "duplicate")
+        unwanted = events.load("lead_submitter/post_lead_unwanted")
+        await self._post(unwanted, "POST /leads, bad phone", 422, "rejected")
+
+    async def _busy_crm(self, meanwhile: asyncio.TaskGroup) -> None:
+        event = _bus_lead(external_id="bus-2002", phone="+380931112233")
+        self._crm.faults.add(RateLimited(path=_SUBMIT_PATH, retry_after=1))
+        await self._publish_and_wait(event, "LeadSubmitted, busy CRM", "429: it waits")
+        meanwhile.create_task(self._chapter(self._second_try(event)))
+
+    async def _second_try(self, event: Json) -> None:
+        lead = await self._submitted(event, "the second try", "accepted")
+        self.leads.append(LeadTold(lead.external_id, "LeadSubmitted, busy CRM", "accepted"))
+        await self._call_back(lead, "approved")
+
+    async def _lost_answer(self) -> None:
+        event = _bus_lead(external_id="bus-2003", phone="+380671112233")
+        self._crm.faults.add(Reset(path=_SUBMIT_PATH, when="after"))
+        await self._publish_and_wait(event, "LeadSubmitted, answer lost", "outcome unknown: it waits")
+        # A bus may deliver twice; here that saves waiting for the queue.
+        await self.relay.publish(event)
+        lead = await self._submitted(event, "LeadSubmitted, once more", "found there: accepted")
+        sent = [each for each in self._crm.received if lead.external_id.encode() in each.request.body]
+        if len(sent) != 1:
+            self._tell(lead.external_id, "LeadSubmitted, once more", f"sent {len(sent)} times", ok=False)
+        self.leads.append(LeadTold(lead.external_id, "LeadSubmitted, answer lost", "accepted"))
+        await self._call_back(lead, "hold")
+
+    async def _lead_from_the_bus(self) -> None:
+        event = _bus_lead()
+        await self.relay.publish(event)
+        lead = await self._submitted(event, "LeadSubmitted", "accepted")
+        self.leads.append(LeadTold(lead.external_id, "LeadSubmitted", "accepted"))
+        await self._call_back(lead, "rejected")
+
+    async def _callbacks(self) -> None:
+        if not (self.leads and (lead := self._crm.find(self.leads[0].external_id))):
+            return
+        for status in _LIFE:
+            last = await self._call_back(lead, status)
+        [late] = self._crm.announce(lead, "hold", lead.history[0][0] - 60)
+        await self._answered(late, lead, "callback: hold, too late", "200, kept, not applied", applied=False)
+        replay = HttpRequest("POST", _CALLBACK_PATH, last.headers(last.body, time.time()), last.body)
+        got = await self._send(replay)
+        ok = got == (200, {"ok": True, "replay": True})
+        self._check(lead.external_id, "the last callback again", "200, done only once", ok=ok, look=_CALLBACK)
+        keys = {**self.relay.keys, "cartelcrm_callback_secret": token_hex(32)}
+        forged = events.signed(events.load("callback_receiver/lead_approved"), keys, now=time.time())
+        got = await self._send(HttpRequest.of(forged))
+        ok = got == (403, {"error": "bad_signature"})
+        self._check("", "a forged callback", "403 bad_signature", ok=ok, look=_CALLBACK)
+
+    async def _end(self) -> None:
+        async def settled() -> bool | None:
+            self.counts = await self.relay.deliveries()
+            return None if any(_OPEN & states.keys() for states in self.counts.values()) else True
+
+        if not await self._until(settled):
+            self._tell("", "the last messages", "they still wait", ok=False, look=_LEAD_SUBMIT + _CALLBACK)
+        queues = (await self.relay.stack.status())["queues"]
+        self.dead_letters = sum(depth["visible"] for name, depth in queues.items() if "DeadLetter" in name)
+        for lead in self.leads:
+            lead.status = str((await self._get(lead.external_id)).get("lead_status") or "")
+
+    # Sentences
+
+    async def _post(self, event: Json, sent: str, code: int, status: str, remark: str = "") -> None:
+        external_id = json.loads(event["body"])["external_id"]
+        got, answer = await self._send(HttpRequest.of(events.signed(event, self.relay.keys, now=time.time())))
+        told = f"{got} {_verdict(answer, self._crm.leads)}{remark}"
+        ok = (got, answer.get("status"), answer.get("external_id")) == (code, status, external_id)
+        if not remark:
+            self.leads.append(LeadTold(external_id, sent, told))
+        self._tell(external_id, sent, told if ok else f"{told}, not {code} {status}", ok=ok, look=_LEAD_API)
+        if not ok:
+            raise Unexpected(sent)
+
+    async def _publish_and_wait(self, event: Json, sent: str, answer: str) -> None:
+        waited = self._waits
+        await self.relay.publish(event)
+
+        async def waits() -> bool | None:
+            return self._waits > waited or None
+
+        self._check(event["detail"]["external_id"], sent, answer, ok=await self._until(waits), look=_LEAD_SUBMIT)
+
+    async def _submitted(self, event: Json, sent: str, answer: str) -> Lead:
+        external_id = event["detail"]["external_id"]
+
+        async def accepted() -> Lead | None:
+            if self._crm.find(external_id) is None:
+                return None
+            return self._crm.leads.get((await self._get(external_id)).get("id", ""))
+
+        lead = await self._until(accepted)
+        self._check(external_id, sent, answer, ok=lead, look=_LEAD_SUBMIT)
+        assert lead
+        return lead
+
+    async def _call_back(self, lead: Lead, status: str) -> Callback:
+        [callback] = self._crm.move(lead, status)
+        await self._answered(callback, lead, f"callback: {status}", "200, applied, on the bus", applied=True)
+        return callback
+
+    async def _answered(self, callback: Callback, lead: Lead, sent: str, answer: str, *, applied: bool) -> None:
+        async def told() -> Json | None:
+            return self._published(callback.about) if callback.state == "delivered" else None
+
+        detail = await self._until(told)
+        ok = detail is not None and detail["applied"] is applied
+        self._check(lead.external_id, sent, answer, ok=ok, look=_CALLBACK)
+
+    # Words
+
+    async def _chapter(self, chapter: Coroutine[Any, Any, None]) -> None:
+        try:
+            await chapter
+        except Unexpected:
+            pass
+        except Exception as error:  # noqa: BLE001 (a stack in trouble may fail in any manner)
+            self._tell("", "the story cannot go on", f"{type(error).__name__}: {error}", ok=False)
+
+    def _check(self, lead: str, sent: str, answer: str, *, ok: object, look: tuple[str, ...]) -> None:
+        if not ok:
+            self._tell(lead, sent, f"did not come: {answer}", ok=False, look=look)
+            raise Unexpected(sent)
+        self._tell(lead, sent, answer)
+
+    def _tell(self, lead: str, sent: str, answer: str, *, ok: bool = True, look: tuple[str, ...] = ()) -> None:
+        step = Step(time.time(), lead, sent, answer, ok, look)
+        self.steps.append(step)
+        self.tell(step)
+
+    @contextmanager
+    def _lives_by_hand(self) -> Iterator[None]:
+        """Have no lead live by itself, so that the story decides what becomes of it, and when."""
+        account = self._crm.account
+        self._crm.account = replace(account, lives=((),))
+        try:
+            yield
+        finally:
+            self._crm.account = account
+
+    async def _send(self, request: HttpRequest) -> tuple[int, Json]:
+        url = self.relay.stack.url + request.path
+        sending = self._http.request(request.method, url, headers=request.headers, data=request.body)
+        async with sending as response:
+            return response.status, await response.json(content_type=None)
+
+    async def _get(self, external_id: str) -> Json:
+        headers = {"Authorization": f"Bearer {self.relay.keys['lead_api_key']}"}
+        async with self._asking:  # two at once would start a second process of the function
+            _, known = await self._send(HttpRequest("GET", f"/leads/{external_id}", headers, b""))
+        return known
+
+    async def _until[T](self, look: Callable[[], Coroutine[Any, Any, T | None]]) -> T | None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.patience):
+                found = await look()
+                while found is None:
+                    await asyncio.sleep(_LOOK_EVERY)
+                    found = await look()
+                return found
+        return None
+
+    @property
+    def _waits(self) -> int:
+        """How often a lead went back to the queue to wait."""
+        counts = self.relay.metrics.by_function.get(_SUBMIT)
+        return counts["Waiting"] if counts else 0
+
+    def _published(self, about: Mapping[str, object]) -> Json | None:
+        wanted = (about["internal_id"], about["event"], about["timestamp"])
+        for published in self.relay.published:
+            detail = published.event["detail"]
+            if wanted == (detail.get("cartelcrm_id"), detail.get("event"), detail.get("timestamp")):
+                return dict(detail)
+        return None
+
+
+def _bus_lead(**changes: str) -> Json:
+    [(_, body)] = events.messages(events.load("lead_submitter/lead_submitted"))
+    event = events.bus_event(body)
+    assert event
+    return {**event, "detail": {**event["detail"], **changes}}
+
+
+def _verdict(answer: Json, leads: Mapping[str, Lead]) -> str:
+    match answer:
+        case {"status": "duplicate", "id": str(lead_id)} if lead_id in leads:
+            return f"duplicate of {leads[lead_id].external_id}"
+        case {"status": "rejected", "reason": reason}:
+            return f"rejected: {reason}"
+        case _:
+            return str(answer.get("status", answer))
