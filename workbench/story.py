@@ -314,7 +314,7 @@ def _verdict(answer: Json, leads: Mapping[str, Lead]) -> str:
     match answer:
         case {"status": "duplicate", "id": str(lead_id)} if lead_id in leads:
             return f"duplicate of {leads[lead_id].external_id}"
-        case {"status": "rejected", "reason": reason}:
+        case {"error": "rejected", "reason": reason}:
             return f"rejected: {reason}"
         case _:
             return str(answer.get("status", answer))

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from crm_relay.cartelcrm.callbacks import Callback, callback_of
-from crm_relay.cartelcrm.leads import SUBMISSION, Lead, status_of
+from crm_relay.cartelcrm.callbacks import Callback, callback_of, without_personal_data
+from crm_relay.cartelcrm.leads import EXTERNAL_ID_LENGTH, KEPT, SUBMISSION, Lead, lead_key, status_of
 from crm_relay.delivery.envelope import Envelope
 from crm_relay.delivery.ledger import Claim, Ledger
 from crm_relay.delivery.ports import update
@@ -15,11 +15,8 @@ from crm_relay.observability import observed
 from crm_relay.outcomes import NotExecuted
 
 _NEEDS_SECONDS = 10
-_LEAD_KEPT = 400 * 86_400
-_LINK_WAIT = 120
+_LINK_WAIT = 45
 """Seconds that a callback waits for the answer to its lead's submission, which it may overtake."""
-
-_PERSONAL = frozenset({"phone", "email", "name", "first_name", "last_name", "full_name", "ip"})
 
 
 @observed(refuse=None)
@@ -43,9 +40,9 @@ def _process(envelope: Envelope, _claim: Claim) -> Mapping[str, Any]:
     lead = Lead.read(
         update(
             relay.ports.store,
-            f"lead#{callback.internal_id}",
+            lead_key(callback.internal_id),
             lambda attributes: Lead.read(attributes).told(callback, status).attributes(),
-            expires_at=now + _LEAD_KEPT,
+            expires_at=now + KEPT,
         )
     )
     if lead.external_id is None and now - envelope.accepted_at < _LINK_WAIT and _may_be_ours(callback):
@@ -63,7 +60,7 @@ def _process(envelope: Envelope, _claim: Claim) -> Mapping[str, Any]:
             "status": status,
             "applied": applied,
             "timestamp": callback.timestamp,
-            "callback": _without_personal_data(callback),
+            "callback": without_personal_data(callback.data),
         },
     )
     return {"status": status, "applied": applied}
@@ -72,24 +69,11 @@ def _process(envelope: Envelope, _claim: Claim) -> Mapping[str, Any]:
 def _may_be_ours(callback: Callback) -> bool:
     """Whether this may be a lead whose submission we have not seen the answer of."""
     external_id = callback.data.get("external_id")
-    if not isinstance(external_id, str):
-        return True
+    if not isinstance(external_id, str) or len(external_id) > EXTERNAL_ID_LENGTH:
+        return external_id is None
     ports = runtime().ports
     submission = Ledger(ports.store, ports.clock).find(f"{SUBMISSION}#{external_id}")
     return submission is not None and not submission.settled
-
-
-def _without_personal_data(callback: Callback) -> Any:
-    def clean(value: Any) -> Any:
-        match value:
-            case dict():
-                return {name: clean(inner) for name, inner in value.items() if name.lower() not in _PERSONAL}
-            case list():
-                return [clean(inner) for inner in value]
-            case _:
-                return value
-
-    return clean(callback.data)
 
 
 prepare()

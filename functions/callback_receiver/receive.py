@@ -14,10 +14,10 @@ from crm_relay.http_api import (
     Meaningless,
     Request,
     Unauthenticated,
-    Unavailable,
     answer,
 )
 from crm_relay.observability import observed
+from crm_relay.outcomes import NotConfigured
 from crm_relay.signing import TOLERANCE, Verdict, verify
 
 
@@ -37,7 +37,7 @@ def handler(event: Event, _context: Any) -> Answer:
         require_prefix=relay.settings.cartelcrm.require_signature_prefix,
     ):
         case Verdict.NO_SECRET:
-            raise Unavailable("not_configured")
+            raise NotConfigured
         case Verdict.STALE:
             raise Unauthenticated("timestamp_out_of_range")
         case Verdict.FORGED:

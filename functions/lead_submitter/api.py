@@ -2,12 +2,14 @@
 
 import hashlib
 import hmac
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from crm_relay.cartelcrm.leads import SUBMISSION
+from crm_relay.cartelcrm.leads import EXTERNAL_ID_LENGTH, SUBMISSION, lead_key
 from crm_relay.cartelcrm.leads import Lead as CartelCrmLead
 from crm_relay.delivery.ledger import Ledger
+from crm_relay.delivery.ports import StorageError
 from crm_relay.delivery.runtime import prepare, runtime
 from crm_relay.delivery.worker import LambdaContext
 from crm_relay.http_api import (
@@ -23,14 +25,16 @@ from crm_relay.http_api import (
     answer,
     read_json,
 )
-from crm_relay.observability import observed
-from crm_relay.outcomes import Outcome
+from crm_relay.observability import log_failure, observed
+from crm_relay.outcomes import NotConfigured, NotExecuted, Outcome
 from lead_submitter.intake import take, verdict
 from lead_submitter.lead import InvalidLead, read_lead
 from lead_submitter.submission import http_client, lead_in_cartelcrm, submission
 
+_LONGEST_RETRY_AFTER = 900
 _HTTP_STATUS = {
     "queued": HTTPStatus.ACCEPTED,
+    "given_up": HTTPStatus.ACCEPTED,
     "needs_reconcile": HTTPStatus.ACCEPTED,
     "rejected": HTTPStatus.UNPROCESSABLE_ENTITY,
 }
@@ -46,24 +50,31 @@ class Invalid(Refusal):
         self.errors = errors
 
 
+class CartelCrmUnavailable(Refusal):
+    """CartelCRM cannot be asked now: 503. What is wrong with it is for others to alarm about."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    retry_after = 30
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__("cartelcrm_unavailable")
+        if isinstance(outcome, NotExecuted) and outcome.retry_after:
+            self.retry_after = math.ceil(min(outcome.retry_after, _LONGEST_RETRY_AFTER))
+
+
 def problem(refusal: Refusal) -> Answer:
     """Return a refusal as application/problem+json (RFC 9457)."""
     status = HTTPStatus(refusal.status)
-    headers = {"Content-Type": "application/problem+json"}
-    if refusal.retry_after is not None:
-        headers["Retry-After"] = str(refusal.retry_after)
+    headers = refusal.headers()
     if status is HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     details = {"errors": refusal.errors} if isinstance(refusal, Invalid) else {}
-    return answer(
-        status,
-        headers=headers,
-        type="about:blank",
-        title=status.phrase,
-        status=status,
-        error=refusal.error,
-        **details,
-    )
+    return _problem(status, status.phrase, headers=headers, error=refusal.error, **details)
+
+
+def _problem(status: HTTPStatus, title: str, *, headers: Mapping[str, str] | None = None, **details: object) -> Answer:
+    headers = {"Content-Type": "application/problem+json", **(headers or {})}
+    return answer(status, headers=headers, type="about:blank", title=title, status=status, **details)
 
 
 @observed(refuse=problem)
@@ -72,21 +83,25 @@ def handler(event: Event, context: LambdaContext) -> Answer:
     relay = runtime()
     request = Request.read(event, body_limit=relay.settings.relay.lead_body_limit_bytes)
     caller = _authenticate(request, relay.secrets().lead_api_keys)
-    match request.route:
-        case "POST /leads":
-            return _submit(request, caller, context)
-        case "GET /leads/{external_id}":
-            return _show(request.path_parameters["external_id"])
-        case "GET /leads/{external_id}/status":
-            return _ask(request.path_parameters["external_id"])
-        case _:
-            raise NotFound("not_found")
+    try:
+        match request.route:
+            case "POST /leads":
+                return _submit(request, caller, context)
+            case "GET /leads/{external_id}":
+                return _show(_external_id(request))
+            case "GET /leads/{external_id}/status":
+                return _ask(_external_id(request))
+            case _:
+                raise NotFound("not_found")
+    except StorageError as error:
+        log_failure("table not read", error)
+        raise Unavailable("table_unavailable") from None
 
 
 def _authenticate(request: Request, keys: Mapping[str, str]) -> str:
     """Return the name of the caller's key; every key is compared, whichever fits."""
     if not keys:
-        raise Unavailable("not_configured")
+        raise NotConfigured
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     digest = hashlib.sha256(key.strip().encode("utf-8", "surrogatepass")).hexdigest()
     names = [name for name, expected in keys.items() if hmac.compare_digest(digest, expected)]
@@ -113,12 +128,20 @@ def _submit(request: Request, caller: str, context: LambdaContext) -> Answer:
         now=runtime().ports.clock.time(),
         correlation_id=request.id,
     )
-    known = take(envelope, context, at_once="respond-async" not in request.headers.get("prefer", ""))
+    known = take(envelope, context, at_once="respond-async" not in request.headers.get("prefer", "").lower())
     status = _HTTP_STATUS.get(known["status"], HTTPStatus.OK)
     if known["status"] != "rejected":
         return answer(status, **known)
-    headers = {"Content-Type": "application/problem+json"}
-    return answer(status, headers=headers, type="about:blank", title="Rejected by CartelCRM", error="rejected", **known)
+    return _problem(
+        status, "Rejected by CartelCRM", error="rejected", external_id=lead.external_id, reason=known["reason"]
+    )
+
+
+def _external_id(request: Request) -> str:
+    external_id = request.path_parameters["external_id"]
+    if len(external_id) > EXTERNAL_ID_LENGTH:
+        raise NotFound("not_found")
+    return external_id
 
 
 def _show(external_id: str) -> Answer:
@@ -129,7 +152,7 @@ def _show(external_id: str) -> Answer:
     known = verdict(external_id, effect)
     if known["status"] != "accepted" or known["id"] is None:
         return answer(200, **known)
-    item = ports.store.get(f"lead#{known['id']}")
+    item = ports.store.get(lead_key(known["id"]))
     lead = CartelCrmLead.read(item.attributes if item else {})
     return answer(200, **known, lead_status=lead.status, lead_status_at=lead.status_at, history=lead.history)
 
@@ -137,8 +160,8 @@ def _show(external_id: str) -> Answer:
 def _ask(external_id: str) -> Answer:
     try:
         lead = lead_in_cartelcrm(external_id)
-    except Outcome:
-        raise Unavailable("cartelcrm_unavailable") from None
+    except Outcome as outcome:
+        raise CartelCrmUnavailable(outcome) from None
     if lead is None:
         raise NotFound("not_found")
     return answer(200, external_id=external_id, id=lead.id, lead_status=lead.status)

@@ -7,9 +7,11 @@ from typing import Any
 from crm_relay.delivery.envelope import Envelope
 from crm_relay.delivery.inbox import Receipt, accept
 from crm_relay.delivery.ledger import Claim, Effect, Ledger, State
+from crm_relay.delivery.ports import Ports, StorageError
 from crm_relay.delivery.runtime import runtime
-from crm_relay.delivery.worker import Dead, LambdaContext, attempt, lease
+from crm_relay.delivery.worker import LambdaContext, attempt, lease
 from crm_relay.http_api import Refusal
+from crm_relay.observability import log_failure
 from crm_relay.outcomes import OutcomeUnknown
 from lead_submitter.submission import submit
 
@@ -22,6 +24,7 @@ _STATUS = {
     State.PLANNED: "queued",
     State.SENT: "queued",
     State.REJECTED: "rejected",
+    State.GIVEN_UP: "given_up",
     State.NEEDS_RECONCILE: "needs_reconcile",
 }
 
@@ -56,15 +59,11 @@ def take(envelope: Envelope, context: LambdaContext, *, at_once: bool) -> dict[s
     )
     if receipt is Receipt.CONFLICTING:
         raise OtherLead("other_lead_with_this_external_id")
-    if not at_once:
-        return verdict(envelope.key, Ledger(relay.ports.store, relay.ports.clock).find(envelope.name))
-    match attempt(relay.ports, envelope, _submit_once, lease=lease(context)):
-        case Effect() as effect:
-            return verdict(envelope.key, effect)
-        case Dead(reason="other_payload"):
-            raise OtherLead("other_lead_with_this_external_id")
-        case _:
-            return verdict(envelope.key, None)
+    outcome = attempt(relay.ports, envelope, _submit_once, lease=lease(context)) if at_once else None
+    effect = outcome if isinstance(outcome, Effect) else _known(relay.ports, envelope)
+    if effect and effect.sha256 != envelope.sha256:
+        raise OtherLead("other_lead_with_this_external_id")
+    return verdict(envelope.key, effect)
 
 
 def verdict(external_id: str, effect: Effect | None) -> dict[str, Any]:
@@ -76,6 +75,15 @@ def verdict(external_id: str, effect: Effect | None) -> dict[str, Any]:
     if effect is None:
         return {"external_id": external_id, "status": "queued"}
     return {"external_id": external_id, "status": _STATUS.get(effect.state), **(effect.result or {})}
+
+
+def _known(ports: Ports, envelope: Envelope) -> Effect | None:
+    try:
+        return Ledger(ports.store, ports.clock).find(envelope.name)
+    except StorageError as error:
+        # The lead is queued, whatever else is known of it.
+        log_failure("ledger not read", error, key=envelope.key)
+        return None
 
 
 def _submit_once(envelope: Envelope, claim: Claim) -> Mapping[str, Any]:

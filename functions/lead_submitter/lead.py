@@ -18,6 +18,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from crm_relay.cartelcrm.leads import EXTERNAL_ID_LENGTH
+
+# Regions with phone numbers, but for two codes that ISO 3166-1 does not have, and the countries that have no numbers.
+_COUNTRIES = (phonenumbers.SUPPORTED_REGIONS - {"AC", "TA"}) | {"AQ", "BV", "GS", "HM", "PN", "TF", "UM"}
 _PHONE = re.compile(r"\+?[0-9()./\s-]{3,40}")
 
 
@@ -28,7 +32,7 @@ def _printable(text: str) -> str:
 
 
 def _supported(country: str) -> str:
-    if country not in phonenumbers.SUPPORTED_REGIONS:
+    if country not in _COUNTRIES:
         raise PydanticCustomError("not_a_country", "an ISO 3166-1 alpha-2 code is expected, such as DE")
     return country
 
@@ -40,7 +44,7 @@ class Lead(BaseModel):
 
     external_id: Annotated[
         str,
-        StringConstraints(strip_whitespace=True, min_length=1, max_length=200),
+        StringConstraints(strip_whitespace=True, min_length=1, max_length=EXTERNAL_ID_LENGTH),
         AfterValidator(_printable),
         Field(description="Your own id of the lead: the same id is the same lead."),
     ]

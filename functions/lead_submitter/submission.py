@@ -8,17 +8,14 @@ from typing import Any
 
 from crm_relay.cartelcrm import client
 from crm_relay.cartelcrm.client import Accepted, Duplicate, LeadStatus
-from crm_relay.cartelcrm.leads import SUBMISSION, Lead
+from crm_relay.cartelcrm.leads import KEPT, SUBMISSION, Lead, lead_key
 from crm_relay.delivery.account import Account
 from crm_relay.delivery.envelope import Envelope
 from crm_relay.delivery.ledger import Claim
 from crm_relay.delivery.ports import update
 from crm_relay.delivery.runtime import Runtime, runtime
-from crm_relay.http_api import Unavailable
 from crm_relay.http_client import HttpClient
-from crm_relay.outcomes import Rejected
-
-_LEAD_KEPT = 400 * 86_400
+from crm_relay.outcomes import NotConfigured, Rejected
 
 
 def submission(external_id: str, body: str, *, origin: Mapping[str, Any], now: float, correlation_id: str) -> Envelope:
@@ -43,7 +40,7 @@ def submit(envelope: Envelope, claim: Claim, *, within: float = math.inf) -> Map
     Args:
         envelope: what `submission` returned.
         claim: the effect.
-        within: seconds for the submission itself.
+        within: seconds for the submission, its wait for the budget included.
 
     Raises:
         Outcome: see `crm_relay.cartelcrm.client.submit_lead`.
@@ -51,18 +48,20 @@ def submit(envelope: Envelope, claim: Claim, *, within: float = math.inf) -> Map
     if existing := _made_by_earlier_try(envelope, claim):
         return _accepted(envelope, existing.id)
     relay = runtime()
+    until = relay.ports.clock.time() + within
     generation = _generation(claim)
 
     def send() -> Accepted | Duplicate:
+        cartelcrm = _cartelcrm(relay)
         claim.sent({"generation": generation})
         exchange = client.submit_lead(
-            _cartelcrm(relay),
+            cartelcrm,
             envelope.payload["body"].encode(),
             external_id=envelope.key,
             idempotency_key=_idempotency_key(envelope.key, generation),
             now=relay.ports.clock.time(),
         )
-        return http_client().run(exchange, within=within)
+        return http_client().run(exchange, within=until - relay.ports.clock.time())
 
     try:
         answer = account(relay).request(send)
@@ -113,7 +112,7 @@ def http_client() -> HttpClient:
 def _cartelcrm(relay: Runtime) -> client.Account:
     secrets = relay.secrets().cartelcrm
     if not (secrets.api_key and secrets.hmac_secret):
-        raise Unavailable("not_configured")
+        raise NotConfigured
     return client.Account(relay.settings.cartelcrm.base_url, secrets.api_key, secrets.hmac_secret)
 
 
@@ -133,8 +132,8 @@ def _accepted(envelope: Envelope, lead_id: str | None) -> Mapping[str, Any]:
         origin = envelope.payload["origin"]
         update(
             relay.ports.store,
-            f"lead#{lead_id}",
+            lead_key(lead_id),
             lambda known: Lead.read(known).submitted(envelope.key, origin).attributes(),
-            expires_at=int(relay.ports.clock.time()) + _LEAD_KEPT,
+            expires_at=int(relay.ports.clock.time()) + KEPT,
         )
     return {"status": "accepted", "id": lead_id}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from crm_relay.cartelcrm.client import STATUS_DEADLINE, SUBMIT_DEADLINE
+from crm_relay.cartelcrm.leads import SUBMISSION
 from crm_relay.delivery.envelope import Envelope, NotOurs
 from crm_relay.delivery.runtime import prepare, runtime
 from crm_relay.delivery.worker import LambdaContext, Worker
@@ -48,9 +49,12 @@ def _submit_one(event: Event, context: LambdaContext) -> dict[str, Any]:
 
 def _read(body: str) -> Envelope:
     try:
-        return Envelope.decode(body)
+        envelope = Envelope.decode(body)
     except NotOurs:
         return _read_bus_event(body)
+    if envelope.kind != SUBMISSION:
+        raise NotOurs("other_kind")  # a redrive into the wrong queue
+    return envelope
 
 
 def _read_bus_event(body: str) -> Envelope:

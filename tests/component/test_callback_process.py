@@ -11,7 +11,7 @@ from tests.relay import Crash, Relay
 from workbench.sandboxes.faults import Timeout
 
 LEAD = {"external_id": "e-1", "phone": "+380501234567", "country": "UA", "first_name": "Олена"}
-LINK_WAIT = 120
+LINK_WAIT = 45
 
 
 @pytest.fixture

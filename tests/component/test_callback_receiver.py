@@ -301,7 +301,7 @@ def test_a31_a_rotated_secret_is_good_until_its_end(relay: Relay) -> None:
             "callback_secrets": [{"value": "new"}, {"value": CALLBACK_SECRET, "not_after": "2025-10-09T09:00:00Z"}]
         }
     }
-    relay.secret_source = SecretSource(lambda: json.dumps(source), clock=relay.clock.time)
+    relay.secret_source = SecretSource(lambda: json.dumps(source), clock=relay.clock.time, failed=lambda _: None)
     end = 1_760_000_400
     for number, (moment, answer) in enumerate([(end - 1, OK), (end, OK), (end + 1, BAD_SIGNATURE)]):
         relay.clock.now = moment
@@ -443,11 +443,11 @@ def test_a47_an_older_status_is_recorded_and_not_applied(relay: Relay) -> None:
     assert effects(relay) == 2
     (lead,) = relay.items("lead#").values()
     assert (lead["status"], lead["status_at"]) == ("paid", now)
-    assert [(entry["status"], entry["applied"]) for entry in lead["history"]] == [("paid", True), ("hold", False)]
-    assert [(detail["status"], detail["applied"]) for _, detail in relay.bus.events] == [
+    assert {(entry["status"], entry["applied"]) for entry in lead["history"]} == {("paid", True), ("hold", False)}
+    assert {(detail["status"], detail["applied"]) for _, detail in relay.bus.events} == {
         ("paid", True),
         ("hold", False),
-    ]
+    }
 
 
 # The transport
@@ -737,7 +737,7 @@ def test_a60_while_the_secret_store_is_down(relay: Relay, warm: bool) -> None:
             raise StorageError("ThrottlingException")
         return value
 
-    relay.secret_source = SecretSource(fetch, clock=relay.clock.time)
+    relay.secret_source = SecretSource(fetch, clock=relay.clock.time, failed=lambda _: None)
     if warm:
         assert post(relay) == OK
     down = True

@@ -136,7 +136,7 @@ def test_any_external_id_travels_as_one_segment_of_the_path(tmp_path: Path) -> N
 
 
 def test_what_a_crm_says_cannot_write_on_the_terminal(tmp_path: Path) -> None:
-    answer = httpx.Response(422, json={"status": "rejected", "reason": "\x1b[2J\u202e[red]no[/red]"})
+    answer = httpx.Response(422, json={"error": "rejected", "reason": "\x1b[2J\u202e[red]no[/red]"})
     result = with_answers(tmp_path, lambda _: answer)("leads", "submit", *OPTIONS)
     assert r"\x1b[2J\u202e[red]no[/red]" in result.stdout
     assert result.exit_code == 1

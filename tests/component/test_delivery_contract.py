@@ -23,6 +23,7 @@ from crm_relay.delivery.memory import MemoryBus, MemoryQueue, MemoryStore
 from crm_relay.delivery.ports import Conflict, Item, Ports, StorageError, update
 from crm_relay.delivery.worker import Worker
 from crm_relay.outcomes import NotExecuted, Unreachable
+from crm_relay.settings import Environment, read_environment
 from tests.gateway import Context
 
 TABLE, QUEUE, DEAD_LETTERS, BUS = "relay", "leads", "leads-dead-letters", "relay-bus"
@@ -91,7 +92,7 @@ class OnAws:
         patch.setenv("BUS_NAME", bus)
         patch.setenv("QUEUE_URL", self.urls[QUEUE])
         patch.setenv("DEAD_LETTER_QUEUE_URL", self.urls[DEAD_LETTERS])
-        self.ports = aws.ports()
+        self.ports = aws.ports(read_environment({**os.environ, "RELAY_CONFIG": "relay.toml"}))
 
     def receive(self, name: str = QUEUE) -> list[dict[str, Any]]:
         answer = aws.client("sqs").receive_message(
@@ -484,22 +485,24 @@ def test_a_service_that_cannot_be_reached_is_a_storage_error(monkeypatch: pytest
         lambda: store.get("a#1"),
         lambda: store.put("a#1", {}, replaces=None),
         lambda: aws.SqsQueue(sqs, f"{address}/1/leads").send("a"),
-        lambda: aws.EventBridgeBus(lambda: events, "relay").publish("CartelCallback", {}),
+        lambda: aws.EventBridgeBus(events, "relay").publish("CartelCallback", {}),
     ]
     for call in calls:
         with pytest.raises(StorageError, match="EndpointConnectionError"):
             call()
 
 
-def test_the_secret_is_read_from_its_store(cloud: Iterator[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_secret_is_read_from_its_store(cloud: Iterator[int]) -> None:
     """A secret without a value, or without a store, is a storage error: the relay fails closed."""
     secrets = aws.client("secretsmanager")
     name = f"relay-{next(cloud)}"
-    monkeypatch.setenv("SECRET_ID", name)
+    read = aws.secret_reader(Environment("table", "relay.toml", SECRET_ID=name))
     with pytest.raises(StorageError):
-        aws.secret_text()
+        read()
     secrets.create_secret(Name=name)
     with pytest.raises(StorageError):
-        aws.secret_text()
+        read()
     secrets.put_secret_value(SecretId=name, SecretString='{"cartelcrm":{}}')
-    assert aws.secret_text() == '{"cartelcrm":{}}'
+    assert read() == '{"cartelcrm":{}}'
+    with pytest.raises(StorageError):
+        aws.secret_reader(Environment("table", "relay.toml"))()

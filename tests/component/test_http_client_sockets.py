@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from crm_relay.http_client import Exchange, HttpClient, Request, Response
+from crm_relay.http_client import RESPONSE_LIMIT, Exchange, HttpClient, Request, Response
 from crm_relay.outcomes import OutcomeUnknown, Unreachable
 
 DEADLINE = 0.3
@@ -128,6 +128,16 @@ def test_an_answer_comes_through(client: HttpClient) -> None:
     assert (response.status, response.headers["x-one"], response.content) == (200, "1", b"{}")
 
 
+def test_environment_variables_choose_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where requests go is configuration, not an accident of the environment."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    client = HttpClient()
+    with server(answering(b"HTTP/1.1 204 No Content\r\n\r\n")) as address:
+        assert ask(client, f"http://{address}/").status == 204
+    client._client.close()
+
+
 def test_the_request_line_is_what_was_asked_for(client: HttpClient) -> None:
     """Percent-encoding reaches the wire as it was written."""
     lines: list[bytes] = []
@@ -188,12 +198,12 @@ def test_d19_interim_answers_do_not_extend_the_deadline(client: HttpClient) -> N
 
 
 def test_d19_a_body_without_end_is_cut(client: HttpClient) -> None:
-    """D19: no Content-Length warns of it; a megabyte later we are gone."""
+    """D19: no Content-Length warns of a hundred megabytes; one megabyte later we are gone."""
 
-    def conduct(connection: socket.socket, over: Event) -> None:
+    def conduct(connection: socket.socket, _: Event) -> None:
         read_request(connection)
         connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-        while not over.is_set():
+        for _ in range(100 * RESPONSE_LIMIT // 65_536):
             connection.sendall(bytes(65_536))
 
     with server(conduct) as address, pytest.raises(OutcomeUnknown, match="response_too_large"):

@@ -4,15 +4,19 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from email.utils import formatdate
+from http import HTTPStatus
 from itertools import pairwise
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crm_relay.delivery.envelope import Envelope
 from crm_relay.delivery.memory import Message
 from crm_relay.delivery.ports import Clock
 from crm_relay.http_client import RESPONSE_LIMIT
@@ -48,8 +52,8 @@ class Desk:
 
     def queue(self, *leads: Mapping[str, object]) -> None:
         """Give leads to the queue alone."""
-        for given in leads:
-            assert self.post(given, prefer="respond-async").status == 202
+        for each in leads:
+            assert self.post(each, prefer="respond-async").status == 202
 
     def work(self, *, seconds: float = 120) -> list[str]:
         """One invocation of the worker with what is visible; return the external_ids whose messages stay."""
@@ -117,8 +121,9 @@ def desk() -> Iterator[Desk]:
 
 
 def test_a_lead_is_accepted_while_its_caller_waits(desk: Desk) -> None:
-    """200 with CartelCRM's id; the message in the queue finds it settled."""
+    """200 with CartelCRM's id; the message in the queue is seen later and finds it settled."""
     answer = desk.post()
+    assert desk.delay == 30
     (made,) = desk.relay.crm.leads.values()
     assert (answer.status, answer.json()) == (200, {"external_id": "e1", "status": "accepted", "id": made.id})
     desk.relay.run(60)
@@ -156,7 +161,8 @@ def test_a_rejected_lead_is_a_problem_with_the_crms_reason(desk: Desk) -> None:
     assert answer.status == 422
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
-    assert (problem["external_id"], problem["status"], problem["reason"]) == ("e1", "rejected", "blacklisted")
+    assert (problem["external_id"], problem["status"], problem["error"]) == ("e1", 422, "rejected")
+    assert problem["reason"] == "blacklisted"
     desk.relay.run(60)
     assert len(desk.requests()) == 1
     assert desk.relay.store.attention("REJECTED", limit=1) == ["effect#cartelcrm.lead#e1"]
@@ -179,9 +185,10 @@ def test_another_lead_under_a_known_id_is_a_conflict(desk: Desk) -> None:
     desk.post()
     for wait in (0, 40 * DAY):
         desk.relay.clock.sleep(wait)
-        answer = desk.post(one(first_name="Other"))
-        assert (answer.status, answer.json()["error"]) == (409, "other_lead_with_this_external_id")
-        assert answer.headers["content-type"] == "application/problem+json"
+        for prefer in ("", "respond-async"):
+            answer = desk.post(one(first_name="Other"), prefer=prefer)
+            assert (answer.status, answer.json()["error"]) == (409, "other_lead_with_this_external_id")
+            assert answer.headers["content-type"] == "application/problem+json"
     assert len(desk.requests()) == 1
 
 
@@ -301,6 +308,7 @@ def test_a_relay_without_cartelcrms_secrets_keeps_its_leads(desk: Desk) -> None:
     desk.relay.run(3600)
     assert desk.created == ["e1"]
     assert desk.verdict() == ("CONFIRMED", "accepted")
+    assert not desk.requests("GET")
 
 
 def raw(desk: Desk, body: bytes, **headers: str) -> Response:
@@ -367,7 +375,7 @@ def test_d21_a_lead_that_cannot_be_is_refused_without_a_call(desk: Desk) -> None
     answer = desk.post({"external_id": "e1", "phone": "s3cret", "country": "s3cret-land", "first_name": ["s3cret"]})
     assert answer.status == 422
     problem = answer.json()
-    assert (problem["status"], problem["error"], problem["title"]) == (422, "invalid_lead", "Unprocessable Entity")
+    assert (problem["status"], problem["error"], problem["title"]) == (422, "invalid_lead", HTTPStatus(422).phrase)
     assert {error["field"] for error in problem["errors"]} == {"country", "first_name"}
     assert "s3cret" not in answer.text
     assert "s3cret" not in desk.relay.output
@@ -393,14 +401,16 @@ def test_a_route_that_does_not_exist_is_not_found(desk: Desk) -> None:
     assert (answer.status, answer.json()["error"]) == (404, "not_found")
 
 
-# GET /leads/{external_id}
+# What is known of a lead
 
 
 @pytest.mark.parametrize("external_id", ["e1", "..", "a/b?c#d", "Оля", "x" * 200, "x" * 5000, "inbound#", ""])
 def test_an_unknown_lead_is_not_found(desk: Desk, external_id: str) -> None:
-    """404, however odd or long its id is."""
-    answer = desk.relay.get_lead(external_id)
-    assert (answer.status, answer.json()["error"]) == (404, "not_found")
+    """404, however odd or long its id is; what can be no id is not asked for."""
+    for status in (False, True):
+        answer = desk.relay.get_lead(external_id, status=status)
+        assert (answer.status, answer.json()["error"]) == (404, "not_found")
+    assert len(desk.relay.crm.received) == (len(external_id) <= 200)
 
 
 def test_a_lead_is_shown_with_its_history() -> None:
@@ -556,8 +566,7 @@ def test_a_lead_from_the_bus_that_cannot_be_is_a_dead_letter(desk: Desk, detail:
         '{"detail-type":"Other","detail":{},"id":"1","source":"x"}',
         '{"detail-type":"LeadSubmitted","detail":{}}',
         "[" * 100_000,
-        '{"v":1,"kind":"cartelcrm.callback","key":"e1","sha256":"x","accepted_at":1,"correlation_id":"r",'
-        '"payload":{"body":"{}"}}',
+        Envelope("cartelcrm.callback", "e1", {"body": "{}"}, 1, "r-1").encode(),
     ],
     ids=range(9),
 )
@@ -671,17 +680,18 @@ def test_d07_workers_with_wrong_clocks_make_no_second_lead(
     monkeypatch.setattr(cartelcrm, "TIMESTAMP_WINDOW", 3600)
     desk.queue(one())
     (message,) = desk.relay.queues["leads"].messages.values()
-    handle = desk.relay.crm.handle
+    transport = desk.relay.http_client._client._transport
+    send = transport.handle_request
 
-    def meanwhile(request: SandboxRequest) -> SandboxResponse:
-        desk.relay.crm.handle = handle  # type: ignore[method-assign]
-        answer = handle(request) if moment == "after" else None
+    def meanwhile(request: httpx.Request) -> httpx.Response:
+        transport.handle_request = send  # type: ignore[method-assign]
+        answer = send(request) if moment == "after" else None
         skew(desk.relay, wrong)
         desk.relay.invoke("lead_submit", records([message]), seconds=120)
         desk.relay.restart()
-        return answer or handle(request)
+        return answer or send(request)
 
-    desk.relay.crm.handle = meanwhile  # type: ignore[method-assign]
+    transport.handle_request = meanwhile  # type: ignore[method-assign]
     desk.work()
     desk.relay.run(3 * 3600)
     assert desk.created == ["e1"]
@@ -814,7 +824,7 @@ def test_d12_a_duplicate_that_nobody_can_name_is_one_all_the_same(desk: Desk) ->
         (0, 1),
         (-1, 1),
         ("abc", 1),
-        (10**9, 900),
+        (10**9, 600),
         ("", 1),
         (formatdate(START + 120, usegmt=True), 119),
     ],
@@ -855,13 +865,13 @@ def test_d13_a_crm_that_is_busy_for_most_of_a_day_costs_no_lead(desk: Desk, retr
 
 def test_d24_an_outage_of_most_of_a_day_costs_no_lead(desk: Desk) -> None:
     """D24: the circuit keeps the CRM from being hammered, and the queue's patience from being used up."""
-    desk.queue(*map(one, range(1, 21)))
+    desk.queue(*map(one, range(1, 4)))
     desk.relay.crm.faults.add(faults.CodedError(times=None))
     desk.relay.run(DAY - 1800)
     assert max(message.receive_count for message in desk.relay.queues["leads"].messages.values()) < 300
     desk.relay.crm.faults.clear()
     desk.relay.run(3600)
-    assert len(desk.created) == 20
+    assert len(desk.created) == 3
     assert desk.dead == []
 
 
@@ -928,11 +938,11 @@ def test_a_key_does_not_change_while_an_earlier_try_is_in_doubt(desk: Desk) -> N
 
 def test_leads_do_not_share_their_keys(desk: Desk) -> None:
     """Each lead has its own, in characters that any header takes."""
-    leads = [one(1), one(2, external_id="Оля\u00a0".strip() + "😀"), one(3, external_id="x" * 200)]
-    for given in leads:
-        desk.post(given)
-    assert len(set(desk.keys())) == 3
-    assert all(key.isascii() and len(key) <= 64 for key in desk.keys())
+    for number, external_id in enumerate(("e1", "Оля 😀", "x" * 200)):
+        desk.post(one(number, external_id=external_id))
+    keys = desk.keys()
+    assert len(set(keys)) == 3
+    assert all(key.isascii() and len(key) <= 64 for key in keys)
 
 
 def no_lead_is_made(fault: faults.Fault) -> bool:
@@ -1047,6 +1057,17 @@ def test_d16_a_lead_whose_answer_was_lost_is_found(desk: Desk, inline: bool) -> 
     assert len(desk.requests()) == 1
     assert desk.effect()["result"] == {"status": "accepted", "id": made.id}
     assert desk.post().json() == {"external_id": "e1", "status": "accepted", "id": made.id}
+
+
+@pytest.mark.parametrize("status", [409, 422])
+def test_d16_a_repeat_that_is_refused_because_the_first_was_slow_is_looked_up(desk: Desk, status: int) -> None:
+    """D16: the request that we gave up arrives after the look-up; the lead is ours, whatever the repeat is told."""
+    refused = faults.Replaced(status=status, text='{"reason":"in_progress"}', when="after", method="POST")
+    desk.relay.crm.faults.add(faults.Timeout(method="POST"), refused)
+    desk.queue(one())
+    desk.relay.run(3600)
+    assert desk.created == ["e1"]
+    assert desk.verdict() == ("CONFIRMED", "accepted")
 
 
 def test_d16_a_caller_who_repeats_a_lead_in_doubt_is_not_kept_waiting(desk: Desk) -> None:
@@ -1261,10 +1282,8 @@ def play(story: Callable[[Desk], None], victim: int = 0, *, after: bool = False)
         desk = Desk(relay)
         forgetful(relay)
         killer = Killer(relay, victim, after=after)
-        try:
+        with suppress(Crash):
             story(desk)
-        except Crash:
-            pass
         told = list(killer.calls)
         relay.restart()
         if not (relay.queues["leads"].messages or relay.items("effect#") or relay.items("outbox#")):

@@ -97,8 +97,8 @@ def test_slots_that_were_not_used_in_time_are_not_used_late(ports: Ports) -> Non
     clock = Sleeper()
     crew = Crew(rate=10)
     budget = crew.worker(ports, clock)
-    for _ in range(20):
-        for _ in range(5):
+    for _ in range(5):
+        for _ in range(12):
             crew.take(budget, clock)
         clock.sleep(3)
     crew.assert_held()

@@ -207,12 +207,24 @@ def test_d15_a_refusal_is_final_and_keeps_its_reason(status: int) -> None:
     assert outcome.reason == "blacklisted"
 
 
-@pytest.mark.parametrize("answer", [{}, HTML, {"reason": ""}, {"reason": None}, {"reason": {"a": 1}}, []])
+@pytest.mark.parametrize("answer", [{}, {"reason": ""}, {"reason": None}, {"reason": {"a": 1}}, []])
 def test_d15_a_refusal_without_a_reason_is_unknown(answer: object) -> None:
     """D15: the contract's word for it."""
     outcome = submit(says(422, answer)).outcome
     assert isinstance(outcome, Rejected)
     assert outcome.reason == "unknown"
+
+
+@pytest.mark.parametrize("status", [400, 404, 422])
+def test_a_page_instead_of_a_verdict_gives_up_no_lead(status: int) -> None:
+    """A wrong base_url or a wall between us and CartelCRM stops the account; the leads wait."""
+    assert isinstance(submit(says(status, HTML)).outcome, Blocked)
+
+
+@pytest.mark.parametrize("status", [408, 425])
+def test_too_slow_or_too_early_is_tried_again(status: int) -> None:
+    """By their meaning these were not executed."""
+    assert isinstance(submit(says(status, {"reason": "x"})).outcome, NotExecuted)
 
 
 def test_a_reason_is_kept_within_bounds() -> None:

@@ -197,6 +197,7 @@ def test_every_refusal_has_its_status() -> None:
         "Unsupported": 415,
         "Meaningless": 422,
         "Unavailable": 503,
+        "InternalError": 500,
     }
 
 

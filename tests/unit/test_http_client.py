@@ -121,18 +121,18 @@ def test_d18_a_redirect_is_an_answer_like_any_other() -> None:
 
 
 def test_d19_a_response_is_cut_at_its_cap() -> None:
-    """D19: a body without end costs a megabyte, not the memory of the function."""
+    """D19: a long body costs a megabyte, not the memory of the function; the rest is not even read."""
     sent = 0
 
-    class Endless(httpx.SyncByteStream):
+    class Long(httpx.SyncByteStream):
         def __iter__(self) -> Iterator[bytes]:
             nonlocal sent
-            while True:
+            while sent < 10 * RESPONSE_LIMIT:
                 sent += 65_536
                 yield bytes(65_536)
 
     with pytest.raises(OutcomeUnknown, match="response_too_large"):
-        client(lambda _: httpx.Response(200, stream=Endless())).run(one(get()))
+        client(lambda _: httpx.Response(200, stream=Long())).run(one(get()))
     assert sent <= RESPONSE_LIMIT + 2 * 65_536
 
 
@@ -217,13 +217,6 @@ def test_an_exchange_without_requests_just_returns() -> None:
         yield
 
     assert HttpClient().run(nothing()) == 7
-
-
-def test_environment_variables_choose_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where requests go is configuration, not an accident of the environment."""
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
-    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
-    assert client(lambda _: httpx.Response(204)).run(one(get())).status == 204
 
 
 def test_requests_and_responses_do_not_show_what_they_carry() -> None:

@@ -64,7 +64,14 @@ def test_a_callback_is_applied_and_recorded() -> None:
     lead = Lead().told(told(), "approved")
     assert (lead.status, lead.status_at) == ("approved", 100)
     assert lead.history == (
-        {"key": told().key, "event": "lead_approved", "status": "approved", "timestamp": 100, "applied": True},
+        {
+            "key": told().key,
+            "event": "lead_approved",
+            "status": "approved",
+            "word": told().data.get("status"),
+            "timestamp": 100,
+            "applied": True,
+        },
     )
     assert lead.applied(told())
     assert not lead.applied(told(timestamp=101))

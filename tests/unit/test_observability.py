@@ -36,7 +36,7 @@ def test_an_answer_passes(relay: Relay) -> None:
 def test_a_refusal_is_the_answer(relay: Relay) -> None:
     """A handler refuses by raising; the refusal's own answer goes out, and its word into the log."""
     assert invoke(observed()(raising(Malformed("broken")))) == Malformed("broken").answer()
-    assert relay.metrics == Counter(Refused=1)
+    assert relay.metrics == Counter(TurnedAway=1)
     (line,) = relay.logs
     assert (line["level"], line["message"], line["reason"]) == ("INFO", "refused", "broken")
 

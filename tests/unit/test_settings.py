@@ -18,8 +18,8 @@ from crm_relay.settings import (
     SecretSource,
     Settings,
     load_settings,
+    read_environment,
     read_secrets,
-    settings,
 )
 from tests.relay import RELAY_TOML
 
@@ -135,19 +135,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_settings(tmp_path / "relay.toml")
 
 
-def test_the_environment_names_the_file(
-    load: Callable[[str], Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """RELAY_CONFIG is read once per process."""
-    load("[relay]\nreplay_window_days = 60")
-    monkeypatch.setenv("RELAY_CONFIG", str(tmp_path / "relay.toml"))
-    settings.cache_clear()
-    try:
-        assert settings().relay.replay_window_days == 60
-        load("[relay]\nreplay_window_days = 61")
-        assert settings().relay.replay_window_days == 60
-    finally:
-        settings.cache_clear()
+def test_the_environment_is_typed() -> None:
+    """What template.yaml gives a function is read as a whole; what every function needs is asked for by name."""
+    environment = read_environment({"TABLE_NAME": "relay", "RELAY_CONFIG": "/opt/relay.toml", "PATH": "/bin"})
+    assert (environment.TABLE_NAME, environment.SECRET_ID) == ("relay", "")
+    with pytest.raises(ConfigurationError, match=r"environment: .*TABLE_NAME"):
+        read_environment({"RELAY_CONFIG": "/opt/relay.toml"})
+    with pytest.raises(ConfigurationError, match="environment: TABLE_NAME: Expected"):
+        read_environment({"RELAY_CONFIG": "/opt/relay.toml", "TABLE_NAME": ""})
 
 
 # The secret
@@ -244,7 +239,10 @@ class Store:
         self.now = 0.0
         self.asked = 0
         self.text: str | None = "{}"
-        self.source = SecretSource(self.fetch, clock=lambda: self.now, max_age=300, retry_after=30)
+        self.failures: list[Exception] = []
+        self.source = SecretSource(
+            self.fetch, clock=lambda: self.now, failed=self.failures.append, max_age=300, retry_after=30
+        )
 
     def fetch(self) -> str:
         self.asked += 1

@@ -10,7 +10,7 @@ from crm_relay.cartelcrm.callbacks import KIND as CALLBACK
 from crm_relay.cartelcrm.leads import SUBMISSION as LEAD
 from crm_relay.cartelcrm.leads import Lead
 from crm_relay.delivery.ledger import Effect, State
-from crm_relay.delivery.outbox import SHARDS
+from crm_relay.delivery.outbox import SHARDS, kept_body
 from crm_relay.delivery.ports import Item, Store
 from workbench.cli.console import (
     JsonOption,
@@ -48,6 +48,7 @@ _OUTBOX = "OUTBOX"
 _ATTENTION = {
     _WAITING: (_WAITING,),
     State.REJECTED.value: (State.REJECTED.value,),
+    State.GIVEN_UP.value: (State.GIVEN_UP.value,),
     State.NEEDS_RECONCILE.value: (State.NEEDS_RECONCILE.value,),
     _QUARANTINE: (_QUARANTINE,),
     _OUTBOX: tuple(f"{_OUTBOX}#{shard}" for shard in range(SHARDS)),
@@ -59,6 +60,7 @@ _COLOURS = {
     "SENT": "yellow",
     "CONFIRMED": "green",
     "REJECTED": "red",
+    "GIVEN_UP": "red bold",
     "NEEDS_RECONCILE": "red bold",
     _QUARANTINE: "magenta",
     _OUTBOX: "yellow",
@@ -92,7 +94,8 @@ def list_(
     """List what waits, was refused, or needs a person.
 
     WAITING is for the CRM and needs nobody. REJECTED: the CRM refused.
-    NEEDS_RECONCILE: nobody could find out whether it was done. QUARANTINE:
+    GIVEN_UP: it waited too long and was surely not done; its message is a
+    dead letter. NEEDS_RECONCILE: nobody could find out whether it was done. QUARANTINE:
     genuine, but nothing can be made of it. OUTBOX: waits for a queue.
     """
     world: World = ctx.obj
@@ -249,6 +252,8 @@ def _row(item: Item, now: float) -> tuple[str, ...]:
 
 def _as_json(item: Item, *, reveal: bool = False) -> dict[str, Any]:
     attributes = {name: value for name, value in item.attributes.items() if reveal or name != "body"}
+    if reveal and _prefix(item) == "outbox":
+        attributes["body"] = kept_body(item)
     return {
         "key": item.key,
         "attention": item.attention,
@@ -276,7 +281,8 @@ def _print(item: Item, *, reveal: bool) -> None:
     if prefix == "lead":
         _print_history(Lead.read(item.attributes))
     if "body" in item.attributes:
-        _print_body(item.attributes["body"], reveal=reveal)
+        body = kept_body(item) if prefix == "outbox" else item.attributes["body"]
+        _print_body(body, reveal=reveal)
     out.print()
 
 

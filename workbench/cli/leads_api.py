@@ -93,7 +93,7 @@ class LeadsApi:
         if response.status_code in (200, 202) and "status" in answer:
             return Verdict(answer["status"], answer.get("id"))
         if response.status_code == 422:
-            if answer.get("status") == "rejected":
+            if answer.get("error") == "rejected":
                 return Verdict("rejected", reason=str(answer.get("reason", "")))
             return Verdict("invalid", reason=_mistakes(answer))
         if response.status_code == 409:

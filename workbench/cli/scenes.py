@@ -26,7 +26,7 @@ _STATES = {
     "done": ("CONFIRMED",),
     "waiting": ("WAITING", "PLANNED", "SENT"),
     "refused": ("REJECTED",),
-    "to be looked at": ("NEEDS_RECONCILE",),
+    "to be looked at": ("GIVEN_UP", "NEEDS_RECONCILE"),
 }
 
 

@@ -126,8 +126,9 @@ def set_(
 ) -> None:
     """Set one value, or replace it.
 
-    A new callback secret is valid at once, beside the present one for as
-    long as --keep-old says: change it here first, then in CartelCRM. A lead
+    A new callback secret is valid beside the present one for as long as
+    --keep-old says. Change it here first, wait five minutes, until every
+    function has read it, and only then change it in CartelCRM. A lead
     API key is made, printed once, and replaces the one of the same name.
     """
     world: World = ctx.obj

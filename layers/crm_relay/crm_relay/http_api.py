@@ -26,10 +26,13 @@ class Refusal(Exception):
         super().__init__(error)
         self.error = error
 
+    def headers(self) -> dict[str, str]:
+        """Return the headers that belong to the answer, beside the content type."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
     def answer(self) -> Answer:
         """Return the answer for API Gateway."""
-        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-        return answer(self.status, headers=headers, error=self.error)
+        return answer(self.status, headers=self.headers(), error=self.error)
 
 
 class Malformed(Refusal):
@@ -84,6 +87,12 @@ class Unavailable(Refusal):
     status = HTTPStatus.SERVICE_UNAVAILABLE
     retry_after = 30
     needs_attention = True
+
+
+class InternalError(Refusal):
+    """A fault of ours that nobody expected: 500."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 @dataclass(frozen=True, slots=True)

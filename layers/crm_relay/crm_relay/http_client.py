@@ -63,9 +63,9 @@ class Response:
             return float(value[:10])
         try:
             date = parsedate_to_datetime(value)
-        except ValueError:
+            return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
+        except (ValueError, OverflowError):
             return None
-        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
 
 
 type Exchange[T] = Generator[Request, Response, T]

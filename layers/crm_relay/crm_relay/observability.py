@@ -14,7 +14,8 @@ from typing import Any
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
-from crm_relay.http_api import Answer, Refusal, answer
+from crm_relay.http_api import Answer, InternalError, Refusal, Unavailable
+from crm_relay.outcomes import NotConfigured
 
 type Handler = Callable[[Any, Any], Any]
 
@@ -30,7 +31,11 @@ warnings.filterwarnings("ignore", "No application metrics to publish")
 
 
 def count(metric: str, number: int = 1) -> None:
-    """Count something: Received, Replayed, Done, Waiting, Refused, Lost, AttentionNeeded, UnhandledError."""
+    """Count something.
+
+    Received, Replayed, TurnedAway (at the door); Done, Waiting, Refused (by the CRM), Lost (to the dead
+    letters); AttentionNeeded, UnhandledError.
+    """
     metrics.add_metric(name=metric, unit=MetricUnit.Count, value=number)
 
 
@@ -61,6 +66,11 @@ def observed(
         def watched(event: Any, context: Any) -> Any:
             try:
                 return handler(event, context)
+            except NotConfigured:
+                if refuse is None:
+                    raise
+                needs_attention("not configured")
+                return refuse(Unavailable("not_configured"))
             except Refusal as refusal:
                 if refuse is None:
                     raise
@@ -68,14 +78,14 @@ def observed(
                     needs_attention("refused", reason=refusal.error)
                 else:
                     logger.info("refused", reason=refusal.error)
-                    count("Refused")
+                    count("TurnedAway")
                 return refuse(refusal)
             except Exception as error:  # noqa: BLE001 (the outermost frame)
                 log_failure("unhandled", error)
                 count("UnhandledError")
                 if refuse is None:
                     raise UnhandledError(type(error).__name__) from None
-                return answer(500, error="internal_error")
+                return refuse(InternalError("internal_error"))
 
         counted: Handler = metrics.log_metrics(capture_cold_start_metric=True)(watched)
         return logger.inject_lambda_context(correlation_id_path=_REQUEST_ID, clear_state=True)(counted)

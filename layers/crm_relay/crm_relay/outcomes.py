@@ -21,6 +21,10 @@ class OutcomeUnknown(Outcome):
     """The request left and no usable answer came: it may have been executed. Look in the CRM before repeating."""
 
 
+class NotConfigured(Exception):
+    """There is no secret, or none that can be used: nothing can be verified or signed until there is."""
+
+
 class Rejected(Outcome):
     """The CRM refused for good; repeating the same cannot help. `reason` is the CRM's own word."""
 

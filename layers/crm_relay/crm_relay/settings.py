@@ -1,10 +1,8 @@
 """Configuration: relay.toml (what a deployer edits) and one secret, as typed, frozen, validated data."""
 
-import os
 import tomllib
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +11,29 @@ from msgspec import Meta
 
 from crm_relay.cartelcrm.statuses import STATUSES
 
+
 class ConfigurationError(Exception):
     """relay.toml or the secret cannot be used. The message names the source, the key and what was expected."""
+
+
+class Environment(msgspec.Struct, frozen=True):
+    """What template.yaml tells a function; what it does not tell, the function never touches."""
+
+    TABLE_NAME: Annotated[str, Meta(min_length=3)]
+    RELAY_CONFIG: Annotated[str, Meta(min_length=1)]
+    SECRET_ID: str = ""
+    BUS_NAME: str = ""
+    QUEUE_URL: str = ""
+    DEAD_LETTER_QUEUE_URL: str = ""
+
+
+def read_environment(variables: Mapping[str, str]) -> Environment:
+    """Read a function's environment variables.
+
+    Raises:
+        ConfigurationError: one that every function needs is missing or empty.
+    """
+    return _convert(dict(variables), Environment, "environment")
 
 
 class RelaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,12 +93,6 @@ def load_settings(path: Path) -> Settings:
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{path.name}: {error}") from None
     return _convert(table, Settings, path.name)
-
-
-@cache
-def settings() -> Settings:
-    """Return the settings of this process, read once from the file that RELAY_CONFIG names."""
-    return load_settings(Path(os.environ["RELAY_CONFIG"]))
 
 
 class CallbackSecret(msgspec.Struct, frozen=True):
@@ -143,6 +156,7 @@ class SecretSource:
         fetch: Callable[[], str],
         *,
         clock: Callable[[], float],
+        failed: Callable[[Exception], None],
         max_age: float = 300,
         retry_after: float = 30,
     ) -> None:
@@ -151,11 +165,13 @@ class SecretSource:
         Args:
             fetch: reads the secret's text from the store.
             clock: unix time in seconds.
+            failed: told what `fetch` or `read_secrets` raised, each time.
             max_age: seconds after which the store is asked again.
             retry_after: seconds before a store that failed is asked again, while an older value serves.
         """
         self._fetch = fetch
         self._clock = clock
+        self._failed = failed
         self._max_age = max_age
         self._retry_after = retry_after
         self._secrets: Secrets | None = None
@@ -172,7 +188,8 @@ class SecretSource:
             try:
                 self._secrets = read_secrets(self._fetch())
                 self._read_again_at = now + self._max_age
-            except Exception:
+            except Exception as error:
+                self._failed(error)
                 if self._secrets is None:
                     raise
                 self._read_again_at = now + self._retry_after

@@ -64,6 +64,37 @@ class StaleEvent(Unauthenticated):
     needs_attention = True
 
 
+_PERSONAL_KEY = re.compile(
+    r"phone|mail|(first|last|full|middle|sur|maiden)_?name|patronymic|birth|address|passport|^(tel|ip)$"
+)
+_PERSONAL_TEXT = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+|\+[0-9][0-9 ().-]{7,}")
+
+
+def without_personal_data(data: dict[str, Any]) -> dict[str, Any]:
+    """Return a callback's data without what tells who the person is: the bus is open to more eyes than the queue.
+
+    Fields go by their names, and texts that are an e-mail address or an international phone number by their
+    look; of fields called just "name", only the lead's own, not an offer's.
+    """
+    cleaned: dict[str, Any] = _impersonal({key: value for key, value in data.items() if key.casefold() != "name"})
+    return cleaned
+
+
+def _impersonal(value: Any) -> Any:
+    match value:
+        case dict():
+            kept = {key: inner for key, inner in value.items() if not _PERSONAL_KEY.search(key.casefold())}
+            return {key: _impersonal(inner) for key, inner in kept.items() if not _is_personal(inner)}
+        case list():
+            return [_impersonal(inner) for inner in value if not _is_personal(inner)]
+        case _:
+            return value
+
+
+def _is_personal(value: Any) -> bool:
+    return isinstance(value, str) and bool(_PERSONAL_TEXT.fullmatch(value.strip()))
+
+
 def callback_of(data: dict[str, Any]) -> Callback:
     """Return the callback that a JSON object is.
 

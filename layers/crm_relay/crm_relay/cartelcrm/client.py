@@ -26,6 +26,10 @@ class Account:
     hmac_secret: str = field(repr=False)
 
 
+class PageInsteadOfVerdict(Blocked):
+    """HTML where CartelCRM answers JSON: a wrong base_url, or somebody between us."""
+
+
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """CartelCRM has taken the lead under this id."""
@@ -64,7 +68,7 @@ def submit_lead(
         NotExecuted: 429, or a 5xx with an error code in JSON (Unreachable): no lead was created.
         OutcomeUnknown: a 5xx without a code, a success without an id, or no whole answer.
         Rejected: any other refusal, with CartelCRM's reason.
-        Unauthorized: 401, 403. Blocked: a redirect.
+        Unauthorized: 401, 403. Blocked: a redirect, or a page where a verdict should be.
     """
     response = yield Request(
         "POST",
@@ -112,7 +116,7 @@ def lead_status(account: Account, external_id: str, *, now: float) -> Exchange[L
         return LeadStatus(_id(answer), status if isinstance(status, str) else None)
     try:
         _refuse(response, answer, now)
-    except Rejected:
+    except (Rejected, PageInsteadOfVerdict):
         # That the question was refused says nothing about the lead.
         raise OutcomeUnknown(f"status_http_{response.status}") from None
 
@@ -155,5 +159,10 @@ def _refuse(response: Response, answer: dict[str, Any], now: float) -> NoReturn:
         if isinstance(answer.get("error") or answer.get("reason") or answer.get("code"), str):
             raise Unreachable(f"http_{status}", response.retry_after(now))
         raise OutcomeUnknown(f"http_{status}")
+    if status in (408, 425):
+        raise NotExecuted(f"http_{status}")
+    if response.content.lstrip().startswith(b"<"):
+        # A page instead of a verdict: a wrong base_url or somebody between us, and no reason to give up leads.
+        raise PageInsteadOfVerdict(f"http_{status}_page")
     reason = answer.get("reason")
     raise Rejected(reason[:_REASON_LENGTH] if isinstance(reason, str) and reason else "unknown")

@@ -10,10 +10,23 @@ from crm_relay.cartelcrm.statuses import STATUSES
 SUBMISSION = "cartelcrm.lead"
 """The envelope kind of a lead's submission; its key is the external_id."""
 
+EXTERNAL_ID_LENGTH = 200
+"""Characters of our own id at most; with the rest of a key they fit into the table's 2,048 bytes."""
+
+_WORD_LENGTH = 100
+
 HISTORY_LENGTH = 100
 """Entries of a lead's history that are kept, newest last: an item in the table must stay small."""
 
+KEPT = 400 * 86_400
+"""Seconds for which a lead is remembered after its last news."""
+
 _EVENT_PREFIXES = ("lead.", "lead_", "status.", "status_")
+
+
+def lead_key(cartelcrm_id: str) -> str:
+    """Return the key of a lead in the table."""
+    return f"lead#{cartelcrm_id}"
 
 
 def status_of(callback: Callback, aliases: Mapping[str, str]) -> str:
@@ -38,7 +51,7 @@ class Lead:
     """What is known of one lead under CartelCRM's id.
 
     `external_id` and `origin` come from our own submission, the rest from callbacks. `history` holds
-    {"key", "event", "status", "timestamp", "applied"}.
+    {"key", "event", "status", "word", "timestamp", "applied"}, where "word" is the status as CartelCRM said it.
     """
 
     external_id: str | None = None
@@ -75,16 +88,18 @@ class Lead:
     def told(self, callback: Callback, status: str) -> Self:
         """Return the lead after a callback; one that is already in the history changes nothing.
 
-        A callback older than the newest one, by the signed timestamp, is recorded and not applied. An
-        unknown status is recorded and leaves the known one standing.
+        A callback older than the newest one, by the signed timestamp, is recorded and not applied; of two in
+        the same second the one further down STATUSES holds. An unknown status is recorded and leaves the
+        known one standing.
         """
         if any(entry["key"] == callback.key for entry in self.history):
             return self
-        applied = status != "unknown" and callback.timestamp >= self.status_at
+        applied = status != "unknown" and (callback.timestamp, _rank(status)) >= (self.status_at, _rank(self.status))
         entry = {
             "key": callback.key,
             "event": callback.event,
             "status": status,
+            "word": _word(callback),
             "timestamp": callback.timestamp,
             "applied": applied,
         }
@@ -94,3 +109,12 @@ class Lead:
     def applied(self, callback: Callback) -> bool:
         """Tell whether this callback set the status when it came."""
         return any(entry["key"] == callback.key and entry["applied"] for entry in self.history)
+
+
+def _rank(status: str | None) -> int:
+    return STATUSES.index(status) if status in STATUSES else -1
+
+
+def _word(callback: Callback) -> str | None:
+    word = callback.data.get("status")
+    return word[:_WORD_LENGTH] if isinstance(word, str) else None

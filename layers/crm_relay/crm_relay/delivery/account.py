@@ -1,5 +1,6 @@
 """One account at one CRM: its request budget, its circuit, and its pause after a refused credential."""
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import override
@@ -22,7 +23,9 @@ from crm_relay.observability import log_failure, needs_attention
 from crm_relay.outcomes import Blocked, NotExecuted, OutcomeUnknown, Unauthorized, Unreachable
 
 PAUSE = 300
-"""Seconds for which a refused credential stops an account; after that one request tries whether it was mended."""
+"""Seconds for which a refused credential stops an account; after that requests try whether it was mended."""
+LONGEST_PAUSE = 600
+"""Seconds of a CRM's own Retry-After that bind the whole account."""
 
 _PAUSE_SEEN = 5
 _CIRCUIT = CircuitBreakerConfig(
@@ -62,7 +65,8 @@ class Account:
 
         Raises:
             NotExecuted: paused, no budget, or the circuit is open.
-            Outcome: whatever `send` raises; Unauthorized and Blocked pause the account for all workers.
+            Outcome: whatever `send` raises. Unauthorized and Blocked pause the account for all workers, and
+                so does a Retry-After.
         """
         self.check()
         self._budget.take()
@@ -70,13 +74,17 @@ class Account:
             return self._guarded(send)  # type: ignore[return-value]
         except CircuitBreakerOpenError:
             raise NotExecuted("circuit_open", retry_after=_CIRCUIT.recovery_timeout) from None
+        except NotExecuted as outcome:
+            if outcome.retry_after:
+                self._pause(min(outcome.retry_after, LONGEST_PAUSE), str(outcome))
+            raise
         except (Unauthorized, Blocked) as refusal:
-            self._pause(str(refusal))
+            self._pause(PAUSE, str(refusal))
+            needs_attention("account paused", account=self._name, reason=str(refusal), seconds=PAUSE)
             raise
 
-    def _pause(self, reason: str) -> None:
-        now = int(self._ports.clock.time())
-        self._paused_until = now + PAUSE
+    def _pause(self, seconds: float, reason: str) -> None:
+        self._paused_until = math.ceil(self._ports.clock.time() + seconds)
         try:
             update(
                 self._ports.store,
@@ -86,7 +94,6 @@ class Account:
             )
         except StorageError as error:
             log_failure("pause not written, other workers will find out themselves", error, account=self._name)
-        needs_attention("account paused", account=self._name, reason=reason, seconds=PAUSE)
 
     @property
     def _pause_key(self) -> str:

@@ -1,12 +1,11 @@
 """The ports on AWS: DynamoDB, SQS, EventBridge, Secrets Manager, over one session with one client each."""
 
 import json
-import os
 import random
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -15,6 +14,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from crm_relay.delivery.ports import Conflict, Item, Ports, StorageError
+from crm_relay.settings import Environment
 
 if TYPE_CHECKING:
     from types_boto3_dynamodb import DynamoDBClient
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _SOURCE = "crm-relay"
 _OWN_ATTRIBUTES = {"key", "version", "write_id", "updated_at", "expires_at", "attention"}
 
-# A receiver must answer within amoCRM's 2 seconds even when a service hangs: short waits, one repeat.
+# A caller waits for the answer, and a service that hangs must leave time for the outbox: short waits, one repeat.
 _CONFIG = Config(
     connect_timeout=1,
     read_timeout=2,
@@ -202,8 +202,8 @@ class SqsQueue:
 class EventBridgeBus:
     """ports.Bus over one EventBridge bus."""
 
-    def __init__(self, events: "Callable[[], EventBridgeClient]", name: str) -> None:
-        """Make a bus of this name; the client is asked for when the first event goes out."""
+    def __init__(self, events: "EventBridgeClient | None", name: str) -> None:
+        """Make a bus of this name; a function that never publishes needs no client."""
         self._events = events
         self._name = name
 
@@ -215,8 +215,10 @@ class EventBridgeBus:
             "DetailType": detail_type,
             "Detail": json.dumps(detail, ensure_ascii=False, separators=(",", ":")),
         }
+        if self._events is None:
+            raise StorageError("no_bus_name")
         try:
-            answer = self._events().put_events(Entries=[entry])  # type: ignore[list-item]
+            answer = self._events.put_events(Entries=[entry])  # type: ignore[list-item]
         except (ClientError, BotoCoreError) as error:
             raise StorageError(_code(error)) from None
         if answer["FailedEntryCount"]:
@@ -228,29 +230,32 @@ def _queue(url: str) -> SqsQueue:
     return SqsQueue(client("sqs"), url)
 
 
-def ports() -> Ports:
-    """Return the ports that this function's environment names; what it does not name, it never touches."""
+def ports(environment: Environment) -> Ports:
+    """Return the ports that a function's environment names."""
     return Ports(
-        store=DynamoStore(client("dynamodb"), os.environ["TABLE_NAME"]),
-        queue=_queue(os.environ.get("QUEUE_URL", "")),
-        dead_letters=_queue(os.environ.get("DEAD_LETTER_QUEUE_URL", "")),
-        bus=EventBridgeBus(partial(client, "events"), os.environ.get("BUS_NAME", "")),
+        store=DynamoStore(client("dynamodb"), environment.TABLE_NAME),
+        queue=_queue(environment.QUEUE_URL),
+        dead_letters=_queue(environment.DEAD_LETTER_QUEUE_URL),
+        bus=EventBridgeBus(client("events") if environment.BUS_NAME else None, environment.BUS_NAME),
         clock=time,
         random=random.random,
         queue_at=_queue,
     )
 
 
-def secret_text() -> str:
-    """Read the secret's text from Secrets Manager.
+def secret_reader(environment: Environment) -> Callable[[], str]:
+    """Return what reads the secret's text; it raises StorageError if the store is down or has no value yet."""
+    secrets = client("secretsmanager") if environment.SECRET_ID else None
 
-    Raises:
-        StorageError: the store is down, or the secret has no value yet.
-    """
-    try:
-        return str(client("secretsmanager").get_secret_value(SecretId=os.environ["SECRET_ID"])["SecretString"])
-    except (ClientError, BotoCoreError, KeyError) as error:
-        raise StorageError(_code(error)) from None
+    def read() -> str:
+        if secrets is None:
+            raise StorageError("no_secret_id")
+        try:
+            return str(secrets.get_secret_value(SecretId=environment.SECRET_ID)["SecretString"])
+        except (ClientError, BotoCoreError, KeyError) as error:
+            raise StorageError(_code(error)) from None
+
+    return read
 
 
 def _code(error: Exception) -> str:

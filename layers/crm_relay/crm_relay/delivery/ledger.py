@@ -1,20 +1,20 @@
 """The effect ledger: who may do an effect now, what is known of it, and never a blind second time.
 
-PLANNED → SENT → CONFIRMED · REJECTED · NEEDS_RECONCILE. SENT is written before a request leaves, so an
-effect found in SENT may have happened: the next owner looks in the CRM first. Nothing is deleted on failure.
-Every write replaces the version that its owner has read; an owner whose lease was taken over finds another
-version there, and its writes are refused (Fenced).
+PLANNED → SENT → CONFIRMED · REJECTED · GIVEN_UP (surely not done) · NEEDS_RECONCILE (nobody knows).
+SENT is written before a request leaves, so an effect found in SENT may have happened: the next owner looks in
+the CRM first. Nothing is deleted on failure. Every write replaces the version that its owner has read; an owner
+whose lease was taken over finds another version there, and its writes are refused (Fenced).
 """
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
 from crm_relay.delivery.ports import Clock, Conflict, Item, Store
 
-_KEPT = 100 * 86_400  # longer than any replay window (90 days and the tolerance of clocks)
+_KEPT = 400 * 86_400  # as long as leads are remembered, and longer than any replay window
 
 
 class State(StrEnum):
@@ -24,6 +24,7 @@ class State(StrEnum):
     SENT = "SENT"
     CONFIRMED = "CONFIRMED"
     REJECTED = "REJECTED"
+    GIVEN_UP = "GIVEN_UP"
     NEEDS_RECONCILE = "NEEDS_RECONCILE"
 
 
@@ -50,13 +51,15 @@ class Effect:
 
     @property
     def settled(self) -> bool:
-        """Whether it is over. NEEDS_RECONCILE is not: an operator who sends its message again means it."""
+        """Whether it is over. What was given up is not: an operator who sends its message again means it."""
         return self.state in (State.CONFIRMED, State.REJECTED)
 
     @classmethod
     def read(cls, attributes: Mapping[str, Any]) -> Self:
         """Read what `attributes` wrote."""
-        return cls(**{**attributes, "state": State(attributes["state"])})
+        # By name: beside a newer version, behind a canary, there may be more than this one knows.
+        known = {field.name: attributes[field.name] for field in fields(cls) if field.name in attributes}
+        return cls(**{**known, "state": State(attributes["state"])})
 
     def attributes(self) -> dict[str, Any]:
         """Return the effect as plain data for the table."""
@@ -184,9 +187,11 @@ class Claim:
             free.state.value if unsettled else "WAITING",
         )
 
-    def give_up(self, reason: str) -> None:
-        """Record that no worker can settle this; an operator must."""
-        self._write(replace(self._free(), state=State.NEEDS_RECONCILE, last_error=reason), State.NEEDS_RECONCILE.value)
+    def give_up(self, reason: str, *, happened: bool | None = None) -> None:
+        """Record that no worker goes on with this; an operator must. `happened` as in `wait`."""
+        doubt = happened is None or self.in_doubt
+        state = State.NEEDS_RECONCILE if doubt else State.GIVEN_UP
+        self._write(replace(self._free(), state=state, last_error=reason), state.value)
 
     def _free(self) -> Effect:
         return replace(self.effect, owner=None, lease_until=0, tries=0)

@@ -21,7 +21,8 @@ def keep(ports: Ports, kind: str, body: str, queue: Queue, *, delay: int = 0) ->
     key = f"outbox#{kind}#{uuid.uuid4().hex}"
     ports.store.put(
         key,
-        {"queue_url": queue.url, "body": body, "delay": delay},
+        # Compressed, since an item holds 400 KB and a message may be larger.
+        {"queue_url": queue.url, "body": zlib.compress(body.encode()), "delay": delay},
         replaces=None,
         expires_at=int(ports.clock.time()) + _KEPT,
         attention=f"OUTBOX#{zlib.crc32(key.encode()) % SHARDS}",
@@ -42,20 +43,40 @@ def drain(ports: Ports, *, until: float) -> tuple[int, int]:
     """
     sent = failed = 0
     for shard in range(SHARDS):
-        for key in ports.store.attention(f"OUTBOX#{shard}", limit=_PAGE):
-            if ports.clock.time() >= until:
-                return sent, failed
-            try:
-                item = ports.store.get(key)
-                if item:
-                    _send(ports, item)
-                    sent += 1
-            except StorageError:
-                failed += 1
+        more = True
+        while more and ports.clock.time() < until:
+            # A full page of which something went may have another behind it.
+            page_sent, page_failed, full = _drain_page(ports, f"OUTBOX#{shard}", until)
+            sent, failed = sent + page_sent, failed + page_failed
+            more = full and page_sent > 0
     return sent, failed
+
+
+def _drain_page(ports: Ports, attention: str, until: float) -> tuple[int, int, bool]:
+    try:
+        keys = ports.store.attention(attention, limit=_PAGE)
+    except StorageError:
+        return 0, 1, False
+    sent = failed = 0
+    for key in keys:
+        if ports.clock.time() >= until:
+            break
+        try:
+            item = ports.store.get(key)
+            if item:
+                _send(ports, item)
+                sent += 1
+        except StorageError:
+            failed += 1
+    return sent, failed, len(keys) == _PAGE
+
+
+def kept_body(item: Item) -> str:
+    """Return the message that an item of the outbox keeps."""
+    return zlib.decompress(item.attributes["body"]).decode()
 
 
 def _send(ports: Ports, item: Item) -> None:
     kept = item.attributes
-    ports.queue_at(kept["queue_url"]).send(kept["body"], delay=kept["delay"])
+    ports.queue_at(kept["queue_url"]).send(kept_body(item), delay=kept["delay"])
     ports.store.delete(item)

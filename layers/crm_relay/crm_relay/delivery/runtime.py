@@ -3,12 +3,13 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from crm_relay.delivery import aws
 from crm_relay.delivery.ports import Ports, StorageError
-from crm_relay.http_api import Unavailable
-from crm_relay.observability import log_failure
-from crm_relay.settings import ConfigurationError, Secrets, SecretSource, Settings, settings
+from crm_relay.observability import log_failure, needs_attention
+from crm_relay.outcomes import NotConfigured
+from crm_relay.settings import ConfigurationError, Secrets, SecretSource, Settings, load_settings, read_environment
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,20 +24,19 @@ class Runtime:
         """Return the secrets.
 
         Raises:
-            Unavailable: there are none, or none that can be read.
+            NotConfigured: there are none, or none that can be read.
         """
         try:
             return self.secret_source()
         except (StorageError, ConfigurationError):
-            raise Unavailable("not_configured") from None
+            raise NotConfigured from None
 
 
-def _read_secret() -> str:
-    try:
-        return aws.secret_text()
-    except StorageError as error:
+def _secret_failed(error: Exception) -> None:
+    if isinstance(error, ConfigurationError):
+        needs_attention(str(error))  # it names the key, never a value
+    else:
         log_failure("secret not read", error)
-        raise
 
 
 _installed: Runtime | None = None
@@ -45,8 +45,10 @@ _installed: Runtime | None = None
 def runtime() -> Runtime:
     """Return this process's runtime: the one installed, or else the one that AWS and the environment make."""
     if _installed is None:
-        ports = aws.ports()
-        install(Runtime(ports, settings(), SecretSource(_read_secret, clock=ports.clock.time)))
+        environment = read_environment(os.environ)
+        ports = aws.ports(environment)
+        source = SecretSource(aws.secret_reader(environment), clock=ports.clock.time, failed=_secret_failed)
+        install(Runtime(ports, load_settings(Path(environment.RELAY_CONFIG)), source))
     assert _installed is not None
     return _installed
 

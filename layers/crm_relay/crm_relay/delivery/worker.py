@@ -7,9 +7,8 @@ from typing import Any, Protocol
 from crm_relay.delivery.envelope import Envelope, NotOurs
 from crm_relay.delivery.ledger import Busy, Claim, Effect, Fenced, Ledger, OtherPayload, State
 from crm_relay.delivery.ports import Ports, StorageError
-from crm_relay.http_api import Unavailable
 from crm_relay.observability import count, log_failure, logger, needs_attention
-from crm_relay.outcomes import NotExecuted, Outcome, OutcomeUnknown, Rejected
+from crm_relay.outcomes import NotConfigured, NotExecuted, Outcome, OutcomeUnknown, Rejected
 
 MOST_TRIES = 5
 """Claims whose owner died or failed in our own code, in a row, before a message goes to the dead letters."""
@@ -18,6 +17,7 @@ _LEASE_MARGIN = 30
 
 _FIRST_DELAY = 5
 _LONGEST_DELAY = 900
+_LONGEST_ASKED = 600
 _HAND_BACK = 1
 
 
@@ -81,7 +81,7 @@ def attempt(
         return claim
     try:
         if claim.effect.tries > MOST_TRIES:
-            claim.wait("too_many_tries", happened=_happened(claim))
+            claim.give_up("too_many_tries", happened=_happened(claim))
             return Dead("too_many_tries")
         return _do(ports, envelope, claim, job, last=last)
     except Fenced:
@@ -108,9 +108,9 @@ def _do(ports: Ports, envelope: Envelope, claim: Claim, job: Job, *, last: bool)
         reason, happened = str(outcome), None
     except Outcome as outcome:  # Unauthorized, Blocked: the account is paused
         reason, happened = str(outcome), False
-    except Unavailable as refusal:
-        needs_attention("unavailable", reason=refusal.error)
-        reason, happened = refusal.error, _happened(claim)
+    except NotConfigured:
+        needs_attention("not configured", key=envelope.key)
+        reason, happened = "not_configured", _happened(claim)
     except StorageError as error:
         # If it was the claim that could not be written, giving it back may find that it was: Fenced.
         log_failure("storage failed", error, key=envelope.key)
@@ -121,11 +121,18 @@ def _do(ports: Ports, envelope: Envelope, claim: Claim, job: Job, *, last: bool)
         log_failure("unhandled", error, key=envelope.key)
         count("UnhandledError")
         reason, happened, orderly = type(error).__name__, _happened(claim), False
-    if last and (happened is None or claim.in_doubt):
-        claim.give_up(reason)
-        return Dead("needs_reconcile")
+    if last:
+        claim.give_up(reason, happened=happened)
+        return Dead("gave_up" if claim.effect.state is State.GIVEN_UP else "needs_reconcile")
     claim.wait(reason, happened=happened, orderly=orderly)
-    return Dead("gave_up") if last else Waiting(reason, _delay(ports, claim.effect.waits, retry_after))
+    return Waiting(reason, _delay(ports, claim.effect.waits, retry_after))
+
+
+def _raising(outcome: Outcome) -> Job:
+    def job(_envelope: Envelope, _claim: Claim) -> Mapping[str, Any]:
+        raise outcome
+
+    return job
 
 
 def _happened(claim: Claim) -> bool | None:
@@ -137,9 +144,10 @@ def _delay(ports: Ports, waits: int, retry_after: float | None) -> int:
 
     It grows even where the CRM names a short time again and again: the queue counts how often a message comes.
     """
-    span = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(waits, 10))
-    asked = min(max(retry_after or 0.0, 0.0), _LONGEST_DELAY)
-    return min(_LONGEST_DELAY, 1 + int(asked + ports.random() * span))
+    span = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(max(waits - 1, 0), 10))
+    # Clamped below the longest delay, so that there is room for jitter behind it.
+    asked = min(max(retry_after or 0.0, 0.0), _LONGEST_ASKED)
+    return 1 + int(asked + ports.random() * min(span, _LONGEST_DELAY - 1 - asked))
 
 
 def _received(record: Mapping[str, Any]) -> int:
@@ -202,7 +210,9 @@ class Worker:
         try:
             self.ready()
         except NotExecuted as closed:
-            return Dead("gave_up") if last else Waiting(str(closed), _delay(self.ports, 0, closed.retry_after))
+            if last:
+                return attempt(self.ports, envelope, _raising(closed), lease=seconds, last=True)
+            return Waiting(str(closed), _delay(self.ports, 0, closed.retry_after))
         except StorageError:
             return Waiting("storage", _delay(self.ports, _received(record), None))
         return attempt(self.ports, envelope, self.job, lease=seconds, received=_received(record), last=last)
