@@ -5,7 +5,7 @@ from http import HTTPStatus
 from typing import Any
 
 from crm_relay.delivery.envelope import Envelope
-from crm_relay.delivery.inbox import Receipt, accept
+from crm_relay.delivery.inbox import Receipt, accept, make_durable
 from crm_relay.delivery.ledger import Claim, Effect, Ledger, State
 from crm_relay.delivery.ports import Ports, StorageError
 from crm_relay.delivery.runtime import runtime
@@ -51,19 +51,19 @@ def take(envelope: Envelope, context: LambdaContext, *, at_once: bool) -> dict[s
         Unavailable: nothing durable could be written.
     """
     relay = runtime()
-    receipt = accept(
-        relay.ports,
-        envelope,
-        remember=relay.settings.relay.replay_window,
-        delay=_QUEUE_AFTER if at_once else 0,
-    )
+    delay = _QUEUE_AFTER if at_once else 0
+    receipt = accept(relay.ports, envelope, remember=relay.settings.relay.replay_window, delay=delay)
     if receipt is Receipt.CONFLICTING:
         raise OtherLead("other_lead_with_this_external_id")
+    known = _known(relay.ports, envelope) if receipt is Receipt.REPLAYED else None
+    if again := known is not None and known.state is State.GIVEN_UP:
+        # Its message is a dead letter: this copy takes its place.
+        make_durable(relay.ports, envelope, delay=delay)
     outcome = attempt(relay.ports, envelope, _submit_once, lease=lease(context)) if at_once else None
     effect = outcome if isinstance(outcome, Effect) else _known(relay.ports, envelope)
     if effect and effect.sha256 != envelope.sha256:
         raise OtherLead("other_lead_with_this_external_id")
-    return verdict(envelope.key, effect)
+    return verdict(envelope.key, None if again and effect and not effect.settled else effect)
 
 
 def verdict(external_id: str, effect: Effect | None) -> dict[str, Any]:

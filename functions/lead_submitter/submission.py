@@ -14,8 +14,8 @@ from crm_relay.delivery.envelope import Envelope
 from crm_relay.delivery.ledger import Claim
 from crm_relay.delivery.ports import update
 from crm_relay.delivery.runtime import Runtime, runtime
-from crm_relay.http_client import HttpClient
-from crm_relay.outcomes import NotConfigured, Rejected
+from crm_relay.http_client import Exchange, HttpClient
+from crm_relay.outcomes import NotConfigured, OutcomeUnknown, Rejected
 
 
 def submission(external_id: str, body: str, *, origin: Mapping[str, Any], now: float, correlation_id: str) -> Envelope:
@@ -61,7 +61,7 @@ def submit(envelope: Envelope, claim: Claim, *, within: float = math.inf) -> Map
             idempotency_key=_idempotency_key(envelope.key, generation),
             now=relay.ports.clock.time(),
         )
-        return http_client().run(exchange, within=until - relay.ports.clock.time())
+        return _run(relay, cartelcrm, exchange, within=until - relay.ports.clock.time())
 
     try:
         answer = account(relay).request(send)
@@ -85,10 +85,27 @@ def lead_in_cartelcrm(external_id: str) -> LeadStatus | None:
     relay = runtime()
 
     def ask() -> LeadStatus | None:
-        exchange = client.lead_status(_cartelcrm(relay), external_id, now=relay.ports.clock.time())
-        return http_client().run(exchange)
+        cartelcrm = _cartelcrm(relay)
+        exchange = client.lead_status(cartelcrm, external_id, now=relay.ports.clock.time())
+        try:
+            return _run(relay, cartelcrm, exchange)
+        except Rejected as refusal:
+            raise OutcomeUnknown(refusal.reason) from None
 
     return account(relay).request(ask)
+
+
+def _run[T](relay: Runtime, cartelcrm: client.Account, exchange: Exchange[T], *, within: float = math.inf) -> T:
+    """Run an exchange. A 403 or a page that is about this one request, and not about us, is Rejected.
+
+    Otherwise one lead whose content some wall does not like would pause the account for all the others.
+    """
+    try:
+        return http_client().run(exchange, within=within)
+    except (client.Forbidden, client.PageInsteadOfVerdict) as refusal:
+        if http_client().run(client.credentials_work(cartelcrm, now=relay.ports.clock.time())):
+            raise Rejected(str(refusal)) from None
+        raise
 
 
 def _made_by_earlier_try(envelope: Envelope, claim: Claim) -> LeadStatus | None:

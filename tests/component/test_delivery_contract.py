@@ -471,20 +471,26 @@ def test_whatever_aws_says_is_a_storage_error(on_aws: Ports) -> None:
             call()
 
 
-def test_a_service_that_cannot_be_reached_is_a_storage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def nowhere() -> Iterator[str]:
+    """An address whose port is taken and where nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def test_a_service_that_cannot_be_reached_is_a_storage_error(nowhere: str) -> None:
     """So is a connection that does not come about; and it is not waited for."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     config = aws._CONFIG.merge(Config(retries={"total_max_attempts": 1}))
     session = boto3.Session()
-    dynamodb = session.client("dynamodb", endpoint_url=address, config=config)
-    sqs: Any = session.client("sqs", endpoint_url=address, config=config)
-    events: Any = session.client("events", endpoint_url=address, config=config)
+    dynamodb = session.client("dynamodb", endpoint_url=nowhere, config=config)
+    sqs: Any = session.client("sqs", endpoint_url=nowhere, config=config)
+    events: Any = session.client("events", endpoint_url=nowhere, config=config)
     store = aws.DynamoStore(dynamodb, "relay")
     calls: list[Callable[[], object]] = [
         lambda: store.get("a#1"),
         lambda: store.put("a#1", {}, replaces=None),
-        lambda: aws.SqsQueue(sqs, f"{address}/1/leads").send("a"),
+        lambda: aws.SqsQueue(sqs, f"{nowhere}/1/leads").send("a"),
         lambda: aws.EventBridgeBus(events, "relay").publish("CartelCallback", {}),
     ]
     for call in calls:

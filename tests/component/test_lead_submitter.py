@@ -1156,6 +1156,26 @@ def test_a_lead_that_waited_too_long_is_a_dead_letter(desk: Desk) -> None:
     assert desk.verdict() == ("CONFIRMED", "accepted")
 
 
+@pytest.mark.parametrize("prefer", ["", "respond-async"])
+def test_a_lead_that_was_given_up_and_comes_again_is_queued_anew(desk: Desk, prefer: str) -> None:
+    """Its message is a dead letter, so "queued" must put another into the queue; one lead comes of both."""
+    desk.queue(one())
+    desk.relay.crm.faults.add(faults.RateLimited(times=None))
+    desk.relay.run(DAY + 1000)
+    assert desk.dead == ["gave_up"]
+    assert desk.relay.get_lead("e1").json() == {"external_id": "e1", "status": "given_up"}
+    answer = desk.post(prefer=prefer)
+    assert (answer.status, answer.json()) == (202, {"external_id": "e1", "status": "queued"})
+    assert desk.post(prefer=prefer).status == 202
+    desk.relay.crm.faults.clear()
+    desk.relay.run(3600)
+    assert desk.created == ["e1"]
+    desk.redrive()
+    desk.relay.run(3600)
+    assert desk.created == ["e1"]
+    assert desk.dead == []
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_lead_in_doubt_that_waited_too_long_needs_an_operator(desk: Desk, when: faults.When) -> None:
     """NEEDS_RECONCILE, never a guess; redriven, it is settled by looking first."""
@@ -1363,3 +1383,21 @@ def test_the_modules_under_test_are_the_ones_that_run() -> None:
     """The fixture puts its client in the place of the one that every submission uses."""
     with Relay(**TERMS) as relay:
         assert submission.http_client() is relay.http_client
+
+
+@pytest.mark.parametrize(
+    "fault", [faults.Forbidden(method="POST"), faults.Html(status=400, method="POST", when="before")], ids=repr
+)
+def test_one_lead_that_a_wall_does_not_like_stops_no_other(desk: Desk, fault: faults.Fault) -> None:
+    """A 403 or a page about this lead's content, while our key works, is this lead's refusal and nobody else's pause."""
+    desk.relay.crm.faults.add(fault)
+    assert desk.post(one()).status == 422
+    assert desk.post(one(external_id="e2", phone="+380501234568")).json()["status"] == "accepted"
+
+
+def test_a_key_that_is_refused_everywhere_stops_all(desk: Desk) -> None:
+    """A 403 that the status call gets as well is about us: leads wait, and none is refused."""
+    desk.relay.crm.faults.add(faults.Forbidden(times=2))
+    assert desk.post(one()).json()["status"] == "queued"
+    assert desk.post(one(external_id="e2", phone="+380501234568")).json()["status"] == "queued"
+    assert desk.relay.items("pause#")

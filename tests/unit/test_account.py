@@ -124,6 +124,38 @@ def test_a_pause_that_cannot_be_written_is_told_all_the_same(bench: Bench) -> No
     assert any(line["message"] == "account paused" for line in bench.relay.logs)
 
 
+def test_d13_a_retry_after_binds_all_workers(bench: Bench) -> None:
+    """D13: what the CRM says to one request holds for the account, for ten minutes at most."""
+    mine, yours = bench.worker(), bench.worker()
+    bench.answer = NotExecuted("rate_limited")
+    assert bench.ask(mine) == bench.ask(mine) == "NotExecuted: rate_limited"
+    bench.answer = NotExecuted("rate_limited", retry_after=10**9)
+    bench.ask(mine)
+    assert [bench.ask(worker) for worker in (mine, yours)] == ["NotExecuted: account_paused"] * 2
+    bench.relay.clock.sleep(601)
+    bench.answer = None
+    assert [bench.ask(worker) for worker in (mine, yours)] == ["answered"] * 2
+    assert bench.relay.logs == []
+
+
+def test_a_short_pause_does_not_end_a_long_one(bench: Bench) -> None:
+    """A request that was under way when another was refused may be told: come back in a second."""
+    mine, yours = bench.worker(), bench.worker()
+
+    def meanwhile() -> None:
+        bench.answer = Unauthorized("http_401")
+        bench.ask(yours)
+        raise NotExecuted("rate_limited", retry_after=1)
+
+    with pytest.raises(NotExecuted, match="rate_limited"):
+        mine.request(meanwhile)
+    bench.relay.clock.sleep(PAUSE - 1)
+    assert [bench.ask(worker) for worker in (mine, yours)] == ["NotExecuted: account_paused"] * 2
+    bench.relay.clock.sleep(2)
+    bench.answer = None
+    assert bench.ask(mine) == "answered"
+
+
 def test_looking_at_the_pause_costs_a_read_every_five_seconds(bench: Bench) -> None:
     """A busy worker does not read the table for each message."""
     worker = bench.worker()

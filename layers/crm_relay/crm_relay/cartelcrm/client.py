@@ -15,6 +15,7 @@ STATUS_DEADLINE = 10.0
 """Seconds for a status call (contract)."""
 
 _REASON_LENGTH = 200
+_NO_LEAD = "crm-relay-asks-whether-its-key-works"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,10 @@ class Account:
     base_url: str
     api_key: str = field(repr=False)
     hmac_secret: str = field(repr=False)
+
+
+class Forbidden(Unauthorized):
+    """403: our key, or what we have sent; `credentials_work` tells which."""
 
 
 class PageInsteadOfVerdict(Blocked):
@@ -65,8 +70,8 @@ def submit_lead(
         now: unix time in seconds.
 
     Raises:
-        NotExecuted: 429, or a 5xx with an error code in JSON (Unreachable): no lead was created.
-        OutcomeUnknown: a 5xx without a code, a success without an id, or no whole answer.
+        NotExecuted: 408, 425, 429, or a 5xx with an error code in JSON (Unreachable): no lead was created.
+        OutcomeUnknown: a 5xx without a code, 502, 504, a success without an id, or no whole answer.
         Rejected: any other refusal, with CartelCRM's reason.
         Unauthorized: 401, 403. Blocked: a redirect, or a page where a verdict should be.
     """
@@ -121,6 +126,21 @@ def lead_status(account: Account, external_id: str, *, now: float) -> Exchange[L
         raise OutcomeUnknown(f"status_http_{response.status}") from None
 
 
+def credentials_work(account: Account, *, now: float) -> Exchange[bool]:
+    """Ask for a lead that cannot be; tell whether CartelCRM itself has answered.
+
+    Raises:
+        OutcomeUnknown, Unreachable: no whole answer.
+    """
+    response = yield Request(
+        "GET",
+        f"{account.base_url}/v1/inbound/leads/{_NO_LEAD}/status",
+        headers=_headers(account, b"", now),
+        deadline=STATUS_DEADLINE,
+    )
+    return response.status in (200, 404) and bool(response.json_object())
+
+
 def _headers(account: Account, body: bytes, now: float) -> dict[str, str]:
     return {
         "Authorization": f"Bearer {account.api_key}",
@@ -149,14 +169,18 @@ def _refuse(response: Response, answer: dict[str, Any], now: float) -> NoReturn:
         raise OutcomeUnknown("success_without_id")
     if 300 <= status < 400:
         raise Blocked("redirected")
-    if status in (401, 403):
-        raise Unauthorized(f"http_{status}")
+    if status == 401:
+        raise Unauthorized("http_401")
+    if status == 403:
+        raise Forbidden("http_403")
     if status == 429:
         raise NotExecuted("rate_limited", response.retry_after(now))
     if status >= 500:
-        # CartelCRM's own error has a code and means that nothing was created; a bare 5xx is some proxy's,
-        # which does not know.
-        if isinstance(answer.get("error") or answer.get("reason") or answer.get("code"), str):
+        # CartelCRM's own error has a code and means that nothing was created. A bare 5xx is some proxy's, which does
+        # not know; 502 and 504 always are.
+        if status not in (502, 504) and isinstance(
+            answer.get("error") or answer.get("reason") or answer.get("code"), str
+        ):
             raise Unreachable(f"http_{status}", response.retry_after(now))
         raise OutcomeUnknown(f"http_{status}")
     if status in (408, 425):

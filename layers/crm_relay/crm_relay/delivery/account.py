@@ -1,9 +1,9 @@
 """One account at one CRM: its request budget, its circuit, and its pause after a refused credential."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import override
+from typing import Any, override
 
 from aws_lambda_powertools.utilities.circuit_breaker import (
     CircuitBreakerConfig,
@@ -84,14 +84,15 @@ class Account:
             raise
 
     def _pause(self, seconds: float, reason: str) -> None:
-        self._paused_until = math.ceil(self._ports.clock.time() + seconds)
+        until = self._paused_until = math.ceil(self._ports.clock.time() + seconds)
+
+        def prolonged(pause: Mapping[str, Any]) -> Mapping[str, Any]:
+            # A busy CRM's "in a second" does not end the pause of a refused credential.
+            return pause if pause.get("until", 0) >= until else {"until": until, "reason": reason}
+
         try:
-            update(
-                self._ports.store,
-                self._pause_key,
-                lambda _: {"until": self._paused_until, "reason": reason},
-                expires_at=self._paused_until,
-            )
+            pause = update(self._ports.store, self._pause_key, prolonged, expires_at=until + LONGEST_PAUSE)
+            self._paused_until = pause["until"]
         except StorageError as error:
             log_failure("pause not written, other workers will find out themselves", error, account=self._name)
 

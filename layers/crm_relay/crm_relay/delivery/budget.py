@@ -43,7 +43,8 @@ class Budget:
             self._reserve()
             self._lease = min(self._lease * 2, self._largest_lease)
         slot = self._slots.popleft()
-        clock.sleep(max(0.0, slot - clock.time()))
+        # Bounded for a clock that was set back meanwhile.
+        clock.sleep(min(max(0.0, slot - clock.time()), _LONGEST_WAIT))
 
     def _reserve(self) -> None:
         item = self._ports.store.get(self._key)

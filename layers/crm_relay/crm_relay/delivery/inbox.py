@@ -50,7 +50,7 @@ def accept(ports: Ports, envelope: Envelope, *, remember: int, delay: int = 0) -
         log_failure("inbox not written", error, key=key)
     if item and item.attributes["state"] == "ENQUEUED":
         return _known(ports, item, envelope)
-    _make_durable(ports, envelope, delay)
+    make_durable(ports, envelope, delay=delay)
     count("Received")
     if item:
         # With this body's digest: what stood there as RECEIVED may have been another body that was never queued.
@@ -68,7 +68,12 @@ def _known(ports: Ports, item: Item, envelope: Envelope) -> Receipt:
     return Receipt.REPLAYED if item.attributes["sha256"] == envelope.sha256 else Receipt.CONFLICTING
 
 
-def _make_durable(ports: Ports, envelope: Envelope, delay: int) -> None:
+def make_durable(ports: Ports, envelope: Envelope, *, delay: int = 0) -> None:
+    """Put an envelope into the queue, or else into the outbox, whether or not it was there before.
+
+    Raises:
+        Unavailable: neither has it.
+    """
     body = envelope.encode()
     try:
         ports.queue.send(body, delay=delay)
