@@ -193,7 +193,9 @@ class Story:
         external_id = json.loads(event["body"])["external_id"]
         got, answer = await self._send(HttpRequest.of(events.signed(event, self.relay.keys, now=time.time())))
         told = f"{got} {_verdict(answer, self._crm.leads)}{remark}"
-        ok = (got, answer.get("status"), answer.get("external_id")) == (code, status, external_id)
+        # A problem's `status` is its HTTP status; what became of the lead is its `error`.
+        word = answer.get("error") or answer.get("status")
+        ok = (got, word, answer.get("external_id")) == (code, status, external_id)
         if not remark:
             self.leads.append(LeadTold(external_id, sent, told))
         self._tell(external_id, sent, told if ok else f"{told}, not {code} {status}", ok=ok, look=_LEAD_API)

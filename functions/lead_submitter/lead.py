@@ -72,8 +72,14 @@ class Lead(BaseModel):
         return phone if country is None else _e164(phone, country)
 
     def body(self) -> str:
-        """Return the JSON text that is signed and sent: compact, non-ASCII and slashes unescaped."""
-        return json.dumps(self.model_dump(exclude_unset=True), ensure_ascii=False, separators=(",", ":"))
+        """Return the JSON text that is signed and sent: compact, non-ASCII and slashes unescaped.
+
+        The fields that are not ours come in alphabetical order, so that their order makes no other lead.
+        """
+        fields = self.model_dump(exclude_unset=True)
+        order = [*type(self).model_fields, *sorted(self.model_extra or ())]
+        fields = {name: fields[name] for name in order if name in fields}
+        return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
 
 class InvalidLead(Exception):

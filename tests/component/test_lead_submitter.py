@@ -1389,7 +1389,7 @@ def test_the_modules_under_test_are_the_ones_that_run() -> None:
     "fault", [faults.Forbidden(method="POST"), faults.Html(status=400, method="POST", when="before")], ids=repr
 )
 def test_one_lead_that_a_wall_does_not_like_stops_no_other(desk: Desk, fault: faults.Fault) -> None:
-    """A 403 or a page about this lead's content, while our key works, is this lead's refusal and nobody else's pause."""
+    """A 403 or a page about this lead's content, while our key works, is this lead's refusal and no other's pause."""
     desk.relay.crm.faults.add(fault)
     assert desk.post(one()).status == 422
     assert desk.post(one(external_id="e2", phone="+380501234568")).json()["status"] == "accepted"

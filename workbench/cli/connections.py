@@ -9,11 +9,12 @@ from pathlib import Path
 import httpx
 
 from crm_relay.cartelcrm import client
+from crm_relay.delivery.account import pause_key
 from crm_relay.http_client import HttpClient
 from crm_relay.outcomes import Blocked, NotExecuted, Outcome, Unauthorized, Unreachable
 from crm_relay.settings import ConfigurationError, load_settings, read_secrets
 from workbench.cli.configuration import Finding
-from workbench.cli.console import Problem
+from workbench.cli.console import Problem, moment
 from workbench.cli.leads_api import API_KEY, Busy, LeadsApi
 from workbench.cli.secrets import missing_from, state_of
 from workbench.cli.target import Target, explained
@@ -91,6 +92,11 @@ def _cartelcrm(target: Target, world: World, config: Path) -> Iterator[Finding]:
     if not (ours.api_key and ours.hmac_secret):
         yield Finding("CartelCRM", None, "not asked: there are no credentials")
         return
+    pause = target.store.get(pause_key("cartelcrm"))
+    if pause and pause.attributes["until"] > world.clock.time():
+        until = moment(pause.attributes["until"])
+        why = pause.attributes["reason"]
+        yield Finding("submissions", None, f"paused until {until} ({why}); leads wait, and go on by themselves then")
     account = client.Account(base_url, ours.api_key, ours.hmac_secret)
     nobody = f"relay-check-{uuid.uuid4().hex}"
     try:

@@ -112,9 +112,17 @@ def list_(
     if as_json:
         print_json([_as_json(item) for item in items])
         return
-    if not items:
-        say("Nothing is there." if all_ or wanted else "[green]Nothing waits, and nothing needs anybody.[/]")
+    queued = {pair.name: target.depth(pair.url) for pair in target.queues}
+    if not items and (all_ or wanted):
+        say("Nothing is there.")
         return
+    if not items and not any(queued.values()):
+        say("[green]Nothing waits, and nothing needs anybody.[/]")
+        return
+    if any(queued.values()):
+        # A message is in the list once a worker has looked at it.
+        counts = ", ".join(f"{name} {number}" for name, number in queued.items())
+        tell(f"[dim]In the queues, looked at or not: {counts}.[/]")
     now = world.clock.time()
     rows = table("state", "kind", "key", "for", "retries", "why")
     for item in items:

@@ -65,7 +65,7 @@ ExternalId = Annotated[str, typer.Argument(metavar="EXTERNAL_ID", help="Your own
 
 @app.command(
     epilog=examples(
-        "relay leads submit --external-id order-17 --phone '050 123 45 67' --country UA --first-name Олена",
+        "relay leads submit --external-id order-17 --phone '067 765 43 21' --country UA --first-name Олена",
         "relay leads submit lead.json",
         """echo '{"external_id": "order-17", "phone": "+380501234567", "country": "UA"}' | relay leads submit -""",
     )

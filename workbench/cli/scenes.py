@@ -133,7 +133,7 @@ class Scenes(logging.Handler):
         out.print("\n  [bold]Try it from another terminal[/]\n")
         for line in lines:
             out.print(f"  {line}", soft_wrap=True, markup=False)
-        out.print("\n  [dim]What happens from now on shows below. Ctrl-C stops everything.[/]\n")
+        out.print("\n  [dim]Events on the bus, and what needs a person, show below. Ctrl-C stops everything.[/]\n")
         self._follows = True
 
     def event(self, published: "Published") -> None:

@@ -123,9 +123,11 @@ class Target:
         self.secretsmanager.put_secret_value(SecretId=self.output("SecretArn"), SecretString=text)
 
     def depth(self, url: str) -> int:
-        """Return about how many messages can be received from a queue now."""
-        answer = self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"])
-        return int(answer["Attributes"]["ApproximateNumberOfMessages"])
+        """Return about how many messages a queue has: those to be received now, delayed ones, and those in work."""
+        kinds = ("", "Delayed", "NotVisible")
+        names: list[Any] = [f"ApproximateNumberOfMessages{kind}" for kind in kinds]
+        counts = self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+        return sum(int(counts[name]) for name in names)
 
     def _client(self, service: str) -> Any:
         return self._session.client(service, endpoint_url=self.endpoint, config=_CONFIG)  # type: ignore[call-overload]

@@ -54,7 +54,7 @@ class Account:
         """Raise NotExecuted while the account is paused. Costs a table read every few seconds at most."""
         now = self._ports.clock.time()
         if now >= self._pause_read_at + _PAUSE_SEEN:
-            pause = self._ports.store.get(self._pause_key)
+            pause = self._ports.store.get(pause_key(self._name))
             self._paused_until = pause.attributes["until"] if pause else 0
             self._pause_read_at = now
         if now < self._paused_until:
@@ -91,14 +91,10 @@ class Account:
             return pause if pause.get("until", 0) >= until else {"until": until, "reason": reason}
 
         try:
-            pause = update(self._ports.store, self._pause_key, prolonged, expires_at=until + LONGEST_PAUSE)
+            pause = update(self._ports.store, pause_key(self._name), prolonged, expires_at=until + LONGEST_PAUSE)
             self._paused_until = pause["until"]
         except StorageError as error:
             log_failure("pause not written, other workers will find out themselves", error, account=self._name)
-
-    @property
-    def _pause_key(self) -> str:
-        return f"pause#{self._name}"
 
 
 class _CircuitPersistence(CircuitBreakerPersistenceLayer):
@@ -145,6 +141,11 @@ class _CircuitPersistence(CircuitBreakerPersistenceLayer):
             return circuit.opened_at == expected_opened_at
         lease_over = (circuit.probe_lease_expiry or 0) <= self._clock.time()
         return circuit.state is CircuitState.HALF_OPEN and lease_over
+
+
+def pause_key(name: str) -> str:
+    """Return the key of an account's pause: {"until": unix seconds, "reason"}."""
+    return f"pause#{name}"
 
 
 def _circuit_key(name: str) -> str:
