@@ -37,6 +37,8 @@ from workbench.sandboxes import CartelCrmAccount, CartelCrmSandbox, MemoryTransp
 
 START = 1_760_000_000.0
 VISIBILITY = {"callbacks": 360, "leads": 720}
+TIMEOUT = {"callbacks": 60, "leads": 120}
+"""Of the workers, as in the template."""
 MOST_RECEIVES = 500
 API_KEY, HMAC_SECRET, CALLBACK_SECRET, LEAD_KEY = "crm-api-key", "crm-hmac-secret", "callback-secret", "lead-key"
 RELAY_TOML = Path(__file__).parents[1] / "layers/configuration/relay.toml"
@@ -198,7 +200,7 @@ class Relay:
 
     # Calls
 
-    def invoke(self, function: str, event: Mapping[str, Any], *, seconds: float = 60) -> Any:
+    def invoke(self, function: str, event: Mapping[str, Any], *, seconds: float = 120) -> Any:
         """Invoke a function as Lambda does, with `seconds` to run."""
         queue, handler = HANDLERS[function]
         install(self._runtimes[queue])
@@ -248,7 +250,8 @@ class Relay:
         while batch := source.receive(limit=10, visibility=VISIBILITY[queue]):
             any_ = True
             try:
-                answer = self.invoke(WORKERS[queue], {"Records": [message.record() for message in batch]})
+                records = {"Records": [message.record() for message in batch]}
+                answer = self.invoke(WORKERS[queue], records, seconds=TIMEOUT[queue])
             except (Exception, Crash) as error:  # noqa: BLE001 (the batch comes back when its visibility ends)
                 self.errors.append(error)
                 continue

@@ -29,7 +29,7 @@ from crm_relay.observability import log_failure, observed
 from crm_relay.outcomes import NotConfigured, NotExecuted, Outcome
 from lead_submitter.intake import take, verdict
 from lead_submitter.lead import InvalidLead, read_lead
-from lead_submitter.submission import http_client, lead_in_cartelcrm, submission
+from lead_submitter.submission import ask_for_caller, http_client, submission
 
 _LONGEST_RETRY_AFTER = 900
 _HTTP_STATUS = {
@@ -139,7 +139,7 @@ def _submit(request: Request, caller: str, context: LambdaContext) -> Answer:
 
 def _external_id(request: Request) -> str:
     external_id = request.path_parameters["external_id"]
-    if len(external_id) > EXTERNAL_ID_LENGTH:
+    if len(external_id) > EXTERNAL_ID_LENGTH or not external_id.isprintable():
         raise NotFound("not_found")
     return external_id
 
@@ -159,7 +159,7 @@ def _show(external_id: str) -> Answer:
 
 def _ask(external_id: str) -> Answer:
     try:
-        lead = lead_in_cartelcrm(external_id)
+        lead = ask_for_caller(external_id)
     except Outcome as outcome:
         raise CartelCrmUnavailable(outcome) from None
     if lead is None:

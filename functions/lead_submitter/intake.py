@@ -53,9 +53,10 @@ def take(envelope: Envelope, context: LambdaContext, *, at_once: bool) -> dict[s
     relay = runtime()
     delay = _QUEUE_AFTER if at_once else 0
     receipt = accept(relay.ports, envelope, remember=relay.settings.relay.replay_window, delay=delay)
-    if receipt is Receipt.CONFLICTING:
+    known = None if receipt is Receipt.ACCEPTED else _known(relay.ports, envelope)
+    # Of two bodies at once the ledger has chosen one, whichever the inbox remembers.
+    if receipt is Receipt.CONFLICTING and not (known and known.sha256 == envelope.sha256):
         raise OtherLead("other_lead_with_this_external_id")
-    known = _known(relay.ports, envelope) if receipt is Receipt.REPLAYED else None
     if again := known is not None and known.state is State.GIVEN_UP:
         # Its message is a dead letter: this copy takes its place.
         make_durable(relay.ports, envelope, delay=delay)

@@ -95,6 +95,20 @@ def lead_in_cartelcrm(external_id: str) -> LeadStatus | None:
     return account(relay).request(ask)
 
 
+def ask_for_caller(external_id: str) -> LeadStatus | None:
+    """Ask CartelCRM as `lead_in_cartelcrm` does; whatever comes of it, leads go on.
+
+    Raises:
+        Outcome: see `crm_relay.cartelcrm.client.lead_status`.
+    """
+    relay = runtime()
+
+    def ask() -> LeadStatus | None:
+        return http_client().run(client.lead_status(_cartelcrm(relay), external_id, now=relay.ports.clock.time()))
+
+    return account(relay).request(ask, guarded=False)
+
+
 def _run[T](relay: Runtime, cartelcrm: client.Account, exchange: Exchange[T], *, within: float = math.inf) -> T:
     """Run an exchange. A 403 or a page that is about this one request, and not about us, is Rejected.
 
@@ -103,6 +117,7 @@ def _run[T](relay: Runtime, cartelcrm: client.Account, exchange: Exchange[T], *,
     try:
         return http_client().run(exchange, within=within)
     except (client.Forbidden, client.PageInsteadOfVerdict) as refusal:
+        account(relay).take()
         if http_client().run(client.credentials_work(cartelcrm, now=relay.ports.clock.time())):
             raise Rejected(str(refusal)) from None
         raise

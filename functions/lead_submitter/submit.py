@@ -15,8 +15,8 @@ from crm_relay.observability import observed
 from lead_submitter.intake import OtherLead, take
 from lead_submitter.submission import account, http_client, submission, submit
 
-NEEDS_SECONDS = 3 * STATUS_DEADLINE + SUBMIT_DEADLINE + 15
-"""A look-up before, the submission, one after a bare 409, one after; and three waits for the budget."""
+NEEDS_SECONDS = 4 * STATUS_DEADLINE + SUBMIT_DEADLINE + 20
+"""A look-up before, the submission with one more request, a look-up after with one more; four waits for the budget."""
 
 
 @observed(refuse=None)

@@ -1401,3 +1401,22 @@ def test_a_key_that_is_refused_everywhere_stops_all(desk: Desk) -> None:
     assert desk.post(one()).json()["status"] == "queued"
     assert desk.post(one(external_id="e2", phone="+380501234568")).json()["status"] == "queued"
     assert desk.relay.items("pause#")
+
+
+def test_of_two_bodies_at_once_the_one_that_was_submitted_keeps_its_verdict(desk: Desk) -> None:
+    """Which of them the inbox remembers is chance; the ledger knows which one CartelCRM has."""
+    assert desk.post(one()).json()["status"] == "accepted"
+    [key] = [key for key in desk.relay.store.items if key.startswith("inbound#")]
+    item = desk.relay.store.items[key]
+    desk.relay.store.put(key, {**item.attributes, "sha256": "0" * 64}, replaces=item, expires_at=item.expires_at)
+    assert desk.post(one()).json()["status"] == "accepted"
+    assert desk.post(one(first_name="Other")).status == 409
+
+
+def test_what_a_caller_asks_for_stops_no_submission(desk: Desk) -> None:
+    """A status call that CartelCRM refuses or does not answer is the caller's bad luck, not the circuit's."""
+    assert desk.post(one()).json()["status"] == "accepted"
+    desk.relay.crm.faults.add(faults.Html(status=400, method="GET", when="before", times=None))
+    for _ in range(10):
+        assert desk.relay.get_lead("e1", status=True).status == 503
+    assert desk.post(one(external_id="e2", phone="+380501234568")).json()["status"] == "accepted"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from crm_relay.cartelcrm.callbacks import Callback, StaleEvent, callback_of, read_callback
+from crm_relay.cartelcrm.callbacks import Callback, StaleEvent, callback_of, read_callback, without_personal_data
 from crm_relay.http_api import Malformed, Meaningless, Refusal
 from crm_relay.signing import TOLERANCE
 
@@ -174,3 +174,22 @@ def test_an_event_from_before_our_memory_is_stale() -> None:
         read(FIELDS | {"timestamp": int(OLDEST) - 1})
     assert refusal.value.status == 401
     assert refusal.value.needs_attention
+
+
+def test_personal_data_goes_and_the_rest_stays() -> None:
+    """The bus hears of the lead's fate, not of who the person is."""
+    data = {
+        "name": "Олена",
+        "customer_email": "a@b.ua",
+        "offer": {"id": 7, "name": "Crypto", "contact_phone": "1"},
+        "note": "+380 50 123-45-67",
+        "tags": ["x@y.de", "vip"],
+        "status": "approved",
+    }
+    assert without_personal_data(data) == {"offer": {"id": 7, "name": "Crypto"}, "tags": ["vip"], "status": "approved"}
+
+
+def test_a_text_longer_than_any_address_is_not_searched() -> None:
+    """The pattern's work on a hostile text would grow with its square."""
+    comment = "a@" + "." * 100_000 + " b"
+    assert without_personal_data({"comment": comment}) == {"comment": comment}

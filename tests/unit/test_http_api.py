@@ -223,3 +223,11 @@ def test_an_answer_is_compact_json() -> None:
         "headers": {"Content-Type": "application/json", "X-Y": "1"},
         "body": '{"ok":true,"name":"Ж"}',
     }
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+def test_json_is_read_to_a_depth_that_others_can_follow(opening: str, closing: str) -> None:
+    """100 levels are more than anybody means; what works on the value later may recurse."""
+    assert read_json((opening * 99 + "1" + closing * 99).encode())
+    with pytest.raises(Malformed):
+        read_json((opening * 101 + "1" + closing * 101).encode())

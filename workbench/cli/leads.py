@@ -357,3 +357,5 @@ def _report(
         tell(f"{earlier} of them were sent before; --again sends them once more.")
     if refused:
         tell(f"What was refused, and why: [bold]{shown(refused)}[/]. Mend it there and import that file.")
+        if counts["rejected"]:
+            tell("What CartelCRM has rejected is settled under its external_id: mended, it needs a new one.")

@@ -101,7 +101,7 @@ class Scenes(logging.Handler):
         metrics = [counted for name, counted in relay.metrics.by_function.items() if name in routed]
         at_the_door: Counter[str] = sum(metrics, Counter())
         out.print(
-            f"  turned away {at_the_door['Refused']} · replays {at_the_door['Replayed']}"
+            f"  turned away {at_the_door['TurnedAway']} · replays {at_the_door['Replayed']}"
             f" · dead letters {story.dead_letters} · events on the bus {relay.event_counts.total()}"
         )
         if not story.ok:
@@ -133,7 +133,7 @@ class Scenes(logging.Handler):
         out.print("\n  [bold]Try it from another terminal[/]\n")
         for line in lines:
             out.print(f"  {line}", soft_wrap=True, markup=False)
-        out.print("\n  [dim]Events on the bus, and what needs a person, show below. Ctrl-C stops everything.[/]\n")
+        out.print("\n  [dim]Bus events, and what needs a person, show below. Ctrl-C stops everything.[/]\n")
         self._follows = True
 
     def event(self, published: "Published") -> None:

@@ -19,10 +19,11 @@ import moto.sqs.responses  # noqa: F401
 from moto.core.common_models import CloudFormationModel
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from moto.secretsmanager.models import secretsmanager_backends
-from werkzeug.exceptions import InternalServerError
+from werkzeug.exceptions import Forbidden, InternalServerError
 from werkzeug.serving import make_server
 
 _log = logging.getLogger("moto")
+_HOSTS = ("127.0.0.1", "localhost")
 
 type Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -107,11 +108,21 @@ def outspoken(application: Application) -> Application:
     return logged
 
 
+def for_processes_only(application: Application) -> Application:
+    """Refuse what a web page sends: a stack may hold real keys, and a browser reaches 127.0.0.1 too."""
+
+    def refused(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        from_page = "HTTP_ORIGIN" in environ or environ.get("HTTP_HOST", "").partition(":")[0] not in _HOSTS
+        return (Forbidden() if from_page else application)(environ, start_response)
+
+    return refused
+
+
 def main() -> None:
     """Serve until standard input ends."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    application = outspoken(one_at_a_time(DomainDispatcherApplication(create_backend_app)))
+    application = for_processes_only(outspoken(one_at_a_time(DomainDispatcherApplication(create_backend_app))))
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=MotoRequestHandler)
     Thread(target=server.serve_forever, daemon=True).start()
     print(server.server_port, flush=True)

@@ -4,9 +4,11 @@ import base64
 import binascii
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import chain
 from typing import Any
 
 type Event = Mapping[str, Any]
@@ -157,12 +159,19 @@ def _body(event: Event, limit: int) -> bytes:
     return body
 
 
+_DEEPEST = 100
+"""Levels of JSON, so that what works on it later may recurse."""
+_CONTAINERS = (dict, list)
+# Only escapes can make a NUL or half a surrogate pair: raw ones are no JSON or no UTF-8.
+_UNSTORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+
+
 def read_json(body: bytes) -> Any:
     """Read JSON that means the same to everybody.
 
     Raises:
-        Malformed: not UTF-8, a byte order mark, not JSON, NaN or Infinity, a number too large, nested too
-            deep, a key given twice, a NUL or half a surrogate pair in a string.
+        Malformed: not UTF-8, a byte order mark, not JSON, NaN or Infinity, a number too large, nested more than
+            100 deep, a key given twice, a NUL or half a surrogate pair in a string.
     """
     try:
         value = json.loads(
@@ -171,8 +180,10 @@ def read_json(body: bytes) -> Any:
             parse_constant=_no_such_constant,
             parse_float=_finite,
         )
-        if b"\\u" in body:
+        if _UNSTORABLE.search(body):
             _refuse_unstorable_text(value)
+        if body.count(b"[") + body.count(b"{") > _DEEPEST:
+            _refuse_deep(value)
     except (ValueError, RecursionError):
         raise Malformed("malformed_json") from None
     return value
@@ -211,6 +222,17 @@ def _refuse_unstorable_text(value: Any) -> None:
                 waiting += items
             case _:
                 pass
+
+
+def _refuse_deep(value: Any) -> None:
+    # Level by level, and containers alone: a visit to every value would take longer than reading the body did.
+    level: list[Any] = [[value]]
+    for _ in range(_DEEPEST + 1):
+        inner = chain.from_iterable(each.values() if isinstance(each, dict) else each for each in level)
+        level = [item for item in inner if isinstance(item, _CONTAINERS)]
+        if not level:
+            return
+    raise ValueError
 
 
 def answer(status: int, /, *, headers: Mapping[str, str] | None = None, **body: object) -> Answer:

@@ -67,6 +67,7 @@ class StaleEvent(Unauthenticated):
 _PERSONAL_KEY = re.compile(
     r"phone|mail|(first|last|full|middle|sur|maiden)_?name|patronymic|birth|address|passport|^(tel|ip)$"
 )
+_ADDRESS_LENGTH = 320
 _PERSONAL_TEXT = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+|\+[0-9][0-9 ().-]{7,}")
 
 
@@ -92,7 +93,8 @@ def _impersonal(value: Any) -> Any:
 
 
 def _is_personal(value: Any) -> bool:
-    return isinstance(value, str) and bool(_PERSONAL_TEXT.fullmatch(value.strip()))
+    # Bounded, since the pattern tries every "." of a long text; no address is longer.
+    return isinstance(value, str) and len(value) <= _ADDRESS_LENGTH and bool(_PERSONAL_TEXT.fullmatch(value.strip()))
 
 
 def callback_of(data: dict[str, Any]) -> Callback:

@@ -15,6 +15,7 @@ STATUS_DEADLINE = 10.0
 """Seconds for a status call (contract)."""
 
 _REASON_LENGTH = 200
+_ID_LENGTH = 200
 _NO_LEAD = "crm-relay-asks-whether-its-key-works"
 
 
@@ -157,10 +158,14 @@ def _id(answer: dict[str, Any]) -> str | None:
     match answer.get("id"):
         case bool() | None | "":
             return None
-        case str() | int() as value:
+        case str() | int() as value if len(str(value)) <= _ID_LENGTH and str(value).isprintable():
             return str(value)
         case _:
             return None
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _refuse(response: Response, answer: dict[str, Any], now: float) -> NoReturn:
@@ -189,4 +194,4 @@ def _refuse(response: Response, answer: dict[str, Any], now: float) -> NoReturn:
         # A page instead of a verdict: a wrong base_url or somebody between us, and no reason to give up leads.
         raise PageInsteadOfVerdict(f"http_{status}_page")
     reason = answer.get("reason")
-    raise Rejected(reason[:_REASON_LENGTH] if isinstance(reason, str) and reason else "unknown")
+    raise Rejected(_printable(reason[:_REASON_LENGTH]) if isinstance(reason, str) and reason else "unknown")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any, override
 
 from aws_lambda_powertools.utilities.circuit_breaker import (
@@ -20,7 +21,7 @@ from aws_lambda_powertools.utilities.circuit_breaker.states import CircuitState
 from crm_relay.delivery.budget import Budget
 from crm_relay.delivery.ports import Clock, Conflict, Item, Ports, StorageError, Store, update
 from crm_relay.observability import log_failure, needs_attention
-from crm_relay.outcomes import Blocked, NotExecuted, OutcomeUnknown, Unauthorized, Unreachable
+from crm_relay.outcomes import Blocked, NotExecuted, Outcome, OutcomeUnknown, Unauthorized, Unreachable
 
 PAUSE = 300
 """Seconds for which a refused credential stops an account; after that requests try whether it was mended."""
@@ -60,8 +61,16 @@ class Account:
         if now < self._paused_until:
             raise NotExecuted("account_paused", retry_after=self._paused_until - now)
 
-    def request[T](self, send: Callable[[], T]) -> T:
+    def take(self) -> None:
+        """Wait for a slot of the budget, for a request inside another's."""
+        self._budget.take()
+
+    def request[T](self, send: Callable[[], T], *, guarded: bool = True) -> T:
         """Do one request inside the budget and the circuit.
+
+        Args:
+            send: the request.
+            guarded: False for what a caller asks for: its failures neither open the circuit nor pause the account.
 
         Raises:
             NotExecuted: paused, no budget, or the circuit is open.
@@ -70,8 +79,13 @@ class Account:
         """
         self.check()
         self._budget.take()
+        if not guarded:
+            return send()
         try:
-            return self._guarded(send)  # type: ignore[return-value]
+            result = self._guarded(partial(_answered, send))
+            if isinstance(result, Outcome):
+                raise result
+            return result  # type: ignore[return-value]
         except CircuitBreakerOpenError:
             raise NotExecuted("circuit_open", retry_after=_CIRCUIT.recovery_timeout) from None
         except NotExecuted as outcome:
@@ -95,6 +109,16 @@ class Account:
             self._paused_until = pause["until"]
         except StorageError as error:
             log_failure("pause not written, other workers will find out themselves", error, account=self._name)
+
+
+def _answered(send: Callable[[], object]) -> object:
+    """Return what the CRM has answered, a refusal too: only what is no answer counts against the circuit."""
+    try:
+        return send()
+    except (Unreachable, OutcomeUnknown):
+        raise
+    except Outcome as outcome:
+        return outcome
 
 
 class _CircuitPersistence(CircuitBreakerPersistenceLayer):
