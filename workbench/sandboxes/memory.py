@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from threading import Lock
 from typing import override
 
 import httpx
@@ -18,12 +19,13 @@ class MemoryTransport(httpx.BaseTransport):
     """Carries each request to its host's sandbox and acts the answer out in httpx's own terms.
 
     `sleep` is told how long the caller waits: for an answer, for dripping bytes, or until its read time-
-    out. A host without a sandbox raises httpx.ConnectError.
+    out. A host without a sandbox raises httpx.ConnectError. Any number of threads may call.
     """
 
     def __init__(self, sandboxes: Mapping[str, Sandbox], sleep: Callable[[float], None] = _no_time) -> None:
         self._sandboxes = sandboxes
         self._sleep = sleep
+        self._lock = Lock()
 
     @override
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -31,7 +33,9 @@ class MemoryTransport(httpx.BaseTransport):
         if sandbox is None:
             raise httpx.ConnectError(f"no sandbox at {request.url.host}", request=request)
         target = request.url.raw_path.decode("ascii")
-        response = sandbox.handle(SandboxRequest.of(request.method, target, request.headers, request.read()))
+        received = SandboxRequest.of(request.method, target, request.headers, request.read())
+        with self._lock:
+            response = sandbox.handle(received)
         caller = _Caller(request.extensions.get("timeout", {}).get("read"), self._sleep)
         caller.wait(response.delay)
         if response.breaks is Break.BEFORE_ANSWER:

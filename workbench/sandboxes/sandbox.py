@@ -3,12 +3,15 @@
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, TypeAdapter, ValidationError
 
 from workbench.sandboxes.agenda import Agenda
-from workbench.sandboxes.callbacks import CallbackDelivery, Callbacks
-from workbench.sandboxes.faults import Faults, Scene
+from workbench.sandboxes.callbacks import CallbackDelivery, Callbacks, Repeated
+from workbench.sandboxes.faults import Faults, Scene, problems
 from workbench.sandboxes.rates import busiest
 from workbench.sandboxes.wire import SandboxRequest, SandboxResponse, json_answer
 
@@ -25,6 +28,17 @@ class Received:
     fault: str | None
 
 
+class Switches(BaseModel):
+    """What can be changed about a sandbox while it runs. `latency`: seconds that every answer takes."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+
+    latency: NonNegativeFloat = 0.0
+
+
+_OBJECT = TypeAdapter(dict[str, Any])
+
+
 class Sandbox(ABC):
     """A small stand-in for a CRM, without I/O: transports carry its requests and its callbacks.
 
@@ -36,8 +50,9 @@ class Sandbox(ABC):
         self.clock = clock
         self.random = random
         self.faults = Faults(random)
+        self.switches = Switches()
         self.events = Agenda[Callable[[float], None]]()
-        self.callbacks = Callbacks(clock, repeat_after)
+        self.callbacks = Callbacks(clock, Repeated(tuple(repeat_after)))
         self.received: deque[Received] = deque(maxlen=REMEMBERED_REQUESTS)
         self._counters: Counter[str] = Counter()
 
@@ -60,6 +75,8 @@ class Sandbox(ABC):
             response = self.answer(request)
         else:
             response = fault.strike(Scene(lambda: self.answer(request), self.refusal, now))
+        if self.switches.latency:
+            response = replace(response, delay=response.delay + self.switches.latency)
         received = Received(now, request, response.told, fault.kind if fault else None)
         self.received.append(received)
         self._counters["requests"] += 1
@@ -82,10 +99,14 @@ class Sandbox(ABC):
         return min(times, default=None)
 
     def control(self, request: SandboxRequest) -> SandboxResponse:
-        """`/sandbox/faults` and `GET /sandbox/state`."""
+        """`/sandbox/faults`, `/sandbox/switches` and `GET /sandbox/state`."""
         match request.method, request.parts[1:]:
             case _, ("faults",):
                 return self.faults.control(request)
+            case "GET", ("switches",):
+                return json_answer(200, self.switches.model_dump(mode="json"))
+            case "POST", ("switches",):
+                return self._switch(request.body)
             case "GET", ("state",):
                 return json_answer(200, self.state())
             case _:
@@ -97,6 +118,7 @@ class Sandbox(ABC):
             "counters": dict(self._counters),
             "busiest_second": busiest([received.at for received in self.received]),
             "faults": self.faults.waiting(),
+            "switches": self.switches.model_dump(mode="json"),
             "callbacks": [
                 {
                     "number": callback.number,
@@ -107,6 +129,14 @@ class Sandbox(ABC):
                 for callback in self.callbacks.log
             ],
         }
+
+    def _switch(self, body: bytes) -> SandboxResponse:
+        try:
+            changes = _OBJECT.validate_json(body)
+            self.switches = type(self.switches).model_validate(self.switches.model_dump() | changes)
+        except ValidationError as refused:
+            return json_answer(422, {"error": "invalid_switches", "problems": problems(refused)})
+        return json_answer(200, self.switches.model_dump(mode="json"))
 
     def _advance(self, now: float) -> None:
         for at, event in self.events.due(now):

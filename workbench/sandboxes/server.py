@@ -16,7 +16,6 @@ from workbench.sandboxes.wire import Break, SandboxRequest, SandboxResponse
 
 _LOOK_EVERY = 0.05
 _GRACE = 0.1  # seconds; to aiohttp 0 means for ever
-_CALLBACK_TIMEOUT = aiohttp.ClientTimeout(total=10)
 
 
 @asynccontextmanager
@@ -94,7 +93,7 @@ def _reset(incoming: web.BaseRequest) -> None:
 
 
 async def _send_callbacks(sandbox: Sandbox) -> None:
-    async with aiohttp.ClientSession(timeout=_CALLBACK_TIMEOUT) as session, asyncio.TaskGroup() as tasks:
+    async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as tasks:
         while True:
             for delivery in sandbox.due(sandbox.clock()):
                 tasks.create_task(_send(sandbox, delivery, session))
@@ -103,9 +102,10 @@ async def _send_callbacks(sandbox: Sandbox) -> None:
 
 async def _send(sandbox: Sandbox, delivery: CallbackDelivery, session: aiohttp.ClientSession) -> None:
     status = None
+    timeout = aiohttp.ClientTimeout(total=delivery.timeout)
     with suppress(aiohttp.ClientError, TimeoutError):
         async with session.post(
-            delivery.url, data=delivery.body, headers=delivery.headers, allow_redirects=False
+            delivery.url, data=delivery.body, headers=delivery.headers, allow_redirects=False, timeout=timeout
         ) as response:
             status = response.status
     sandbox.answered(delivery, status)

@@ -4,12 +4,14 @@ import tomllib
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from crm_relay.cartelcrm.statuses import STATUSES
+
+AmoCrmAction = Literal["add", "update", "status", "responsible", "restore"]
 
 
 class ConfigurationError(Exception):
@@ -75,11 +77,92 @@ class CartelCrmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
         return {word.casefold(): status for word, status in self.statuses.items()}
 
 
+class AmoCrmNotes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[amocrm.accounts.NAME.notes]: which events of which entities get a note."""
+
+    lead: tuple[AmoCrmAction, ...] = ("add", "update", "status", "responsible")
+    contact: tuple[AmoCrmAction, ...] = ("add", "update")
+    company: tuple[AmoCrmAction, ...] = ("add", "update")
+
+
+class AmoCrmAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[amocrm.accounts.NAME]."""
+
+    account_id: Annotated[int, Meta(gt=0)]
+    host: Annotated[
+        str,
+        Meta(pattern=r"^([a-z0-9][a-z0-9-]{0,62}\.(amocrm\.ru|amocrm\.com|kommo\.com)|127\.0\.0\.1:[0-9]{1,5})\Z"),
+    ]
+    subdomain: Annotated[str, Meta(pattern=r"^([a-z0-9][a-z0-9-]{0,62})?\Z")] = ""
+    """The account's name in its hooks; by default the first part of the host."""
+    requests_per_second: Annotated[float, Meta(gt=0, le=50)] = 7.0
+    notes_per_request: Annotated[int, Meta(ge=1, le=250)] = 50
+    own_user_ids: tuple[int, ...] = ()
+    """Users whose changes are our own integration's: their hooks are dropped."""
+    stages: tuple[int, ...] = ()
+    """Stage ids in which leads get notes; empty means all."""
+    notes: AmoCrmNotes = AmoCrmNotes()
+
+    def __post_init__(self) -> None:
+        if not self.subdomain:
+            msgspec.structs.force_setattr(self, "subdomain", self.host.partition(".")[0])
+
+
+class AmoCrmTexts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[amocrm.texts]: what notes say.
+
+    In the first six may stand {id}, {name}, {responsible}, {created_at}, {updated_at}; in `changed_field`
+    {field}, {before}, {after}.
+    """
+
+    lead_added: str = "Создана сделка: {name}. Ответственный: {responsible}. Время добавления: {created_at}"
+    lead_changed: str = "Изменена сделка: {name}. Время изменения: {updated_at}"
+    contact_added: str = "Создан контакт: {name}. Ответственный: {responsible}. Время добавления: {created_at}"
+    contact_changed: str = "Изменён контакт: {name}. Время изменения: {updated_at}"
+    company_added: str = "Создана компания: {name}. Ответственный: {responsible}. Время добавления: {created_at}"
+    company_changed: str = "Изменена компания: {name}. Время изменения: {updated_at}"
+    changed_field: str = "{field}: {before} → {after}"
+    name: str = "Название"
+    price: str = "Бюджет"
+    responsible: str = "Ответственный"
+    pipeline: str = "Воронка"
+    stage: str = "Этап"
+    tags: str = "Теги"
+    yes: str = "да"
+    no: str = "нет"
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            text: str = getattr(self, name)
+            if not text.strip():
+                raise ValueError(f"{name}: must not be empty, since amoCRM takes no empty note")
+            if name == "changed_field":
+                _check_template(name, text, ("field", "before", "after"))
+            elif name.endswith(("_added", "_changed")):
+                _check_template(name, text, ("id", "name", "responsible", "created_at", "updated_at"))
+
+
+def _check_template(name: str, text: str, placeholders: tuple[str, ...]) -> None:
+    try:
+        text.format_map(dict.fromkeys(placeholders, ""))
+    except (KeyError, ValueError, IndexError, AttributeError):
+        known = ", ".join(f"{{{placeholder}}}" for placeholder in placeholders)
+        raise ValueError(f"{name}: only these placeholders may be used: {known}") from None
+
+
+class AmoCrmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[amocrm]: the accounts by our name for them, and what notes say."""
+
+    accounts: Mapping[str, AmoCrmAccount] = {}
+    texts: AmoCrmTexts = AmoCrmTexts()
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """relay.toml."""
 
     relay: RelaySettings = RelaySettings()
     cartelcrm: CartelCrmSettings = CartelCrmSettings()
+    amocrm: AmoCrmSettings = AmoCrmSettings()
 
 
 def load_settings(path: Path) -> Settings:

@@ -1,0 +1,1 @@
+"""amoCRM tells what changed; a note in the card says it once."""

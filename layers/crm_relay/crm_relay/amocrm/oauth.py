@@ -1,0 +1,216 @@
+"""amoCRM's OAuth: consent, code, refresh, moved accounts, disconnect (amoCRM reference, sections 5 and 7.9)."""
+
+import base64
+import hashlib
+import hmac
+import json
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+from urllib.parse import urlencode
+
+import msgspec
+
+from crm_relay.amocrm.client import decoded, is_amocrm_host, origin, rate_limited
+from crm_relay.http_client import Exchange, Request, Response
+from crm_relay.outcomes import Blocked, OutcomeUnknown, Rejected, Unauthorized, Unreachable
+
+DEADLINE = 15.0
+"""Seconds for one token request."""
+LONGEST_REFRESH = 4 * DEADLINE
+"""Seconds for a refresh: asked, asked again after a lost answer, where the account is now, asked there."""
+STATE_SECONDS = 20 * 60
+"""Seconds for which a state, and amoCRM's code, are good."""
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """An integration, as amoCRM's settings show it."""
+
+    client_id: str
+    client_secret: str = field(repr=False)
+    redirect_uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPair:
+    """An access token with the refresh token that follows it. `expires_at` is in unix seconds."""
+
+    host: str
+    access_token: str = field(repr=False)
+    refresh_token: str = field(repr=False)
+    expires_at: int
+
+
+def authorize_url(app: App, state: str, *, host: str) -> str:
+    """Return the address of the consent page for an account at `host`; it comes back to the app's redirect_uri."""
+    # A sandbox on this machine is all in one place.
+    site = f"https://www.{host.partition('.')[2]}" if is_amocrm_host(host) else origin(host)
+    return f"{site}/oauth?{urlencode({'client_id': app.client_id, 'state': state, 'mode': 'popup'})}"
+
+
+def account_host(referer: str, *, configured: str) -> str | None:
+    """Return the host that came back with a code; None if it is neither amoCRM's, nor Kommo's, nor the configured."""
+    return referer if is_amocrm_host(referer) or referer == configured else None
+
+
+def exchange_code(app: App, host: str, code: str, *, now: float) -> Exchange[TokenPair]:
+    """Exchange a code for the first pair.
+
+    Raises:
+        Unauthorized: the code is used, older than 20 minutes, or not ours; or the app's secret is wrong.
+        NotExecuted, OutcomeUnknown, Rejected, Blocked: no usable answer.
+    """
+    return _tokens(app, host, {"grant_type": "authorization_code", "code": code}, now)
+
+
+def refresh(app: App, pair: TokenPair, *, now: float) -> Exchange[TokenPair]:
+    """Exchange the refresh token. The old one dies when the new pair is first used, so a lost answer is asked again.
+
+    Where the account has moved, its new host is asked for and taken.
+
+    Raises:
+        Unauthorized: the token is revoked; somebody has to authorize again.
+        NotExecuted, OutcomeUnknown, Blocked: no usable answer; the old token is still the one to ask with.
+    """
+    grant = {"grant_type": "refresh_token", "refresh_token": pair.refresh_token}
+    try:
+        try:
+            return (yield from _tokens(app, pair.host, grant, now))
+        except OutcomeUnknown:
+            return (yield from _tokens(app, pair.host, grant, now))
+    except (Unauthorized, Rejected) as refusal:
+        host = yield from current_host(pair, now=now)
+        if host == pair.host:
+            raise Unauthorized(str(refusal)) from None
+    try:
+        return (yield from _tokens(app, host, grant, now))
+    except Rejected as refusal:
+        raise Unauthorized(str(refusal)) from None
+
+
+def current_host(pair: TokenPair, *, now: float) -> Exchange[str]:
+    """Ask where the account is now, at the API domain that the access token names.
+
+    Raises:
+        Unauthorized: it names none, or the refresh token is dead there too.
+        NotExecuted, Blocked: no usable answer.
+    """
+    domain = _claims(pair.access_token).get("api_domain")
+    if not isinstance(domain, str) or not is_amocrm_host(domain):
+        raise Unauthorized("no_api_domain")
+    request = Request(
+        "GET",
+        f"{origin(domain)}/oauth2/account/current/subdomain",
+        headers={"X-Refresh-Token": pair.refresh_token},
+        deadline=DEADLINE,
+    )
+    try:
+        response = yield request
+        match decoded(response):
+            case {"domain": str(host)} if response.status == 200:
+                if is_amocrm_host(host):
+                    return host
+                raise Blocked("foreign_host")
+            case answer:
+                _refuse(response, answer, now)
+    except OutcomeUnknown as outcome:
+        raise Unreachable(str(outcome)) from None
+    except Rejected as refusal:
+        raise Unauthorized(str(refusal)) from None
+
+
+def expires_at(token: str) -> int | None:
+    """Return when a long-lived token ends, in unix seconds, from its own `exp`; None if it does not say."""
+    match _claims(token).get("exp"):
+        case bool():
+            return None
+        case int() as seconds:
+            return seconds
+        case _:
+            return None
+
+
+def sign_state(name: str, nonce: str, secret: str, *, now: float) -> str:
+    """Return a state that only we can have made, for the account `name`, good for 20 minutes; no dot in `nonce`."""
+    text = f"{name}.{nonce}.{int(now) + STATE_SECONDS}"
+    return f"{text}.{_state_signature(secret, text)}"
+
+
+def read_state(state: str, secret: str, *, now: float) -> tuple[str, str] | None:
+    """Return (name, nonce) of a state that is ours and still good, else None. Single use is the caller's to see to."""
+    text, _, signature = state.rpartition(".")
+    if not secret or not _same(signature, _state_signature(secret, text)):
+        return None
+    name, nonce, until = text.rsplit(".", 2)
+    return (name, nonce) if now <= int(until) else None
+
+
+def is_disconnect(app: App, *, client_uuid: str, account_id: str, signature: str) -> bool:
+    """Tell whether a call that says that an account disconnected the integration is amoCRM's."""
+    if not app.client_secret or not _same(client_uuid, app.client_id):
+        return False
+    return _same(signature, _hmac(app.client_secret, f"{client_uuid}|{account_id}"))
+
+
+def _tokens(app: App, host: str, grant: dict[str, str], now: float) -> Exchange[TokenPair]:
+    body = {
+        "client_id": app.client_id,
+        "client_secret": app.client_secret,
+        "redirect_uri": app.redirect_uri,
+        **grant,
+    }
+    response = yield Request(
+        "POST",
+        f"{origin(host)}/oauth2/access_token",
+        headers={"Content-Type": "application/json"},
+        content=msgspec.json.encode(body),
+        deadline=DEADLINE,
+    )
+    match decoded(response):
+        case {"access_token": str(access), "refresh_token": str(following), "expires_in": int(seconds)} if (
+            response.status == 200 and access and following
+        ):
+            return TokenPair(host, access, following, int(now) + seconds)
+        case answer:
+            _refuse(response, answer, now)
+
+
+def _refuse(response: Response, answer: dict[str, Any] | None, now: float) -> NoReturn:
+    match response.status:
+        case 429:
+            raise rate_limited(response, answer, now)
+        case 402:
+            raise Blocked("not_paid")
+        case 403 if answer is None:
+            raise Blocked("account_blocked")
+        case 400 | 401 | 403:
+            raise Unauthorized(f"http_{response.status}")
+        case status if 300 <= status < 400:
+            raise Blocked("redirected")
+        case status if 400 <= status < 500:  # 404 is a moved account's
+            raise Rejected(f"http_{status}")
+        case status:
+            raise OutcomeUnknown(f"http_{status}")
+
+
+def _claims(token: str) -> dict[str, Any]:
+    """Read a JWT's claims unverified: they only say where and until when, never who."""
+    try:
+        payload = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (IndexError, ValueError, RecursionError):
+        return {}
+    return claims if isinstance(claims, dict) else {}
+
+
+def _state_signature(secret: str, text: str) -> str:
+    # Under a name of its own: the same key signs what amoCRM says of a disconnected account.
+    return _hmac(secret, f"state:{text}")
+
+
+def _hmac(secret: str, text: str) -> str:
+    return hmac.new(secret.encode(), text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+
+def _same(given: str, right: str) -> bool:
+    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), right.encode())
