@@ -4,7 +4,6 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from email.utils import formatdate
 
 import httpx
@@ -13,40 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_relay.cartelcrm.client import Accepted, Account, Duplicate, LeadStatus, lead_status, submit_lead
-from crm_relay.http_client import Exchange, Request, Response
+from crm_relay.http_client import Response
 from crm_relay.outcomes import Blocked, NotExecuted, Outcome, OutcomeUnknown, Rejected, Unauthorized, Unreachable
+from tests.exchanges import Driven, drive, says
 from tests.relay import START
 from workbench.sandboxes.wire import SandboxRequest
 
 ACCOUNT = Account("https://cartelcrm.com/api", "the-api-key", "test_secret")
 BODY = b'{"phone":"+380501234567"}'
 HTML = b"<!doctype html><h1>502</h1>"
-
-
-@dataclass
-class Driven[T]:
-    """An exchange that was driven by hand: the requests that it made, and what came of it."""
-
-    requests: list[Request]
-    result: T | None = None
-    outcome: Outcome | None = None
-
-
-def drive[T](exchange: Exchange[T], *answers: Response | Outcome) -> Driven[T]:
-    """Answer an exchange's requests in order."""
-    driven = Driven[T]([])
-    waiting = iter(answers)
-    try:
-        request = next(exchange)
-        while True:
-            driven.requests.append(request)
-            answer = next(waiting)
-            request = exchange.throw(answer) if isinstance(answer, Outcome) else exchange.send(answer)
-    except StopIteration as done:
-        driven.result = done.value
-    except Outcome as outcome:
-        driven.outcome = outcome
-    return driven
 
 
 def submit(*answers: Response | Outcome, external_id: str = "e1", body: bytes = BODY) -> Driven[Accepted | Duplicate]:
@@ -56,11 +30,6 @@ def submit(*answers: Response | Outcome, external_id: str = "e1", body: bytes = 
 
 def ask(*answers: Response | Outcome, external_id: str = "e1") -> Driven[LeadStatus | None]:
     return drive(lead_status(ACCOUNT, external_id, now=START), *answers)
-
-
-def says(status: int, answer: object = None, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer; bytes are sent as they are, everything else as JSON."""
-    return Response(status, headers or {}, answer if isinstance(answer, bytes) else json.dumps(answer).encode())
 
 
 def signature(body: bytes) -> str:
