@@ -21,6 +21,8 @@ $(INSTALLED): requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { echo "CRM Relay needs Python 3.12 or newer; found: $$($(PYTHON) --version)"; exit 1; }
 	echo "Installing into .venv, once (a minute or two) …"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	# Older ones do not find a pin with extras when they check hashes.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=24.2'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
