@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from itertools import chain
 from typing import Any
 
 type Event = Mapping[str, Any]
@@ -161,7 +160,6 @@ def _body(event: Event, limit: int) -> bytes:
 
 _DEEPEST = 100
 """Levels of JSON, so that what works on it later may recurse."""
-_CONTAINERS = (dict, list)
 # Only escapes can make a NUL or half a surrogate pair: raw ones are no JSON or no UTF-8.
 _UNSTORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 
@@ -228,8 +226,12 @@ def _refuse_deep(value: Any) -> None:
     # Level by level, and containers alone: a visit to every value would take longer than reading the body did.
     level: list[Any] = [[value]]
     for _ in range(_DEEPEST + 1):
-        inner = chain.from_iterable(each.values() if isinstance(each, dict) else each for each in level)
-        level = [item for item in inner if isinstance(item, _CONTAINERS)]
+        level = [
+            item
+            for each in level
+            for item in (each.values() if type(each) is dict else each)
+            if type(item) is dict or type(item) is list
+        ]
         if not level:
             return
     raise ValueError

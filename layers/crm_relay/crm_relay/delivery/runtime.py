@@ -1,5 +1,6 @@
 """What a function process holds: the ports, the settings and the secrets, made once."""
 
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,10 +61,12 @@ def install(value: Runtime | None) -> None:
 
 
 def prepare(*more: Callable[[], object]) -> None:
-    """In Lambda, make the runtime, and `more`, while the function starts.
+    """In Lambda, make the runtime, and `more`, while the function starts; every handler's module ends with this.
 
     That time has a whole CPU; an invocation of a small function has a fraction of one.
     """
     if "AWS_LAMBDA_RUNTIME_API" in os.environ:
         for make in (runtime, *more):
             make()
+        gc.freeze()  # nor need any invocation look through it
+        gc.enable()
