@@ -47,6 +47,7 @@ class RelaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long a call is remembered, so that its replay has no effect."""
     callback_body_limit_bytes: Annotated[int, Meta(ge=1024, le=262_144)] = 262_144
     lead_body_limit_bytes: Annotated[int, Meta(ge=1024, le=262_144)] = 262_144
+    hook_body_limit_bytes: Annotated[int, Meta(ge=1024, le=4_194_304)] = 1_048_576
 
     @property
     def replay_window(self) -> int:
@@ -208,11 +209,29 @@ class CartelCrmSecrets(msgspec.Struct, frozen=True):
         ]
 
 
+class AmoCrmSecrets(msgspec.Struct, frozen=True):
+    """What belongs to one account of amoCRM: the last part of its hooks' URL, and a token or an OAuth integration."""
+
+    hook_token: str = ""
+    long_lived_token: str = ""
+    client_id: str = ""
+    client_secret: str = ""
+    redirect_uri: str = ""
+
+    def __repr__(self) -> str:
+        return "AmoCrmSecrets(…)"
+
+
 class Secrets(msgspec.Struct, frozen=True):
-    """The one secret. `lead_api_keys` maps a key's name to the SHA-256 hex of the key."""
+    """The one secret.
+
+    `lead_api_keys` maps a key's name to the SHA-256 hex of the key, `amocrm` the name of an account in
+    relay.toml to its secrets.
+    """
 
     cartelcrm: CartelCrmSecrets = CartelCrmSecrets()
     lead_api_keys: Mapping[str, Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]] = {}
+    amocrm: Mapping[str, AmoCrmSecrets] = {}
 
     def __repr__(self) -> str:
         return "Secrets(…)"
