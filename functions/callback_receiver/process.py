@@ -5,6 +5,7 @@ from typing import Any
 
 from crm_relay.cartelcrm.callbacks import Callback, callback_of, without_personal_data
 from crm_relay.cartelcrm.leads import EXTERNAL_ID_LENGTH, KEPT, SUBMISSION, Lead, lead_key, status_of
+from crm_relay.delivery.attempt import each
 from crm_relay.delivery.envelope import Envelope
 from crm_relay.delivery.ledger import Claim, Ledger
 from crm_relay.delivery.ports import update
@@ -25,7 +26,7 @@ def handler(event: Event, context: LambdaContext) -> dict[str, list[dict[str, st
     relay = runtime()
     worker = Worker(
         relay.ports,
-        job=_process,
+        job=each(_process),
         needs_seconds=_NEEDS_SECONDS,
         give_up_after=relay.settings.relay.give_up_after_seconds,
     )

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+from crm_relay.delivery.attempt import Try, attempt, each
 from crm_relay.delivery.envelope import Envelope
 from crm_relay.delivery.inbox import Receipt, accept, make_durable
 from crm_relay.delivery.ledger import Claim, Effect, Ledger, State
 from crm_relay.delivery.ports import Ports, StorageError
 from crm_relay.delivery.runtime import runtime
-from crm_relay.delivery.worker import LambdaContext, attempt, lease
+from crm_relay.delivery.worker import LambdaContext, lease
 from crm_relay.http_api import Refusal
 from crm_relay.observability import log_failure
 from crm_relay.outcomes import OutcomeUnknown
@@ -60,8 +61,8 @@ def take(envelope: Envelope, context: LambdaContext, *, at_once: bool) -> dict[s
     if again := known is not None and known.state is State.GIVEN_UP:
         # Its message is a dead letter: this copy takes its place.
         make_durable(relay.ports, envelope, delay=delay)
-    outcome = attempt(relay.ports, envelope, _submit_once, lease=lease(context)) if at_once else None
-    effect = outcome if isinstance(outcome, Effect) else _known(relay.ports, envelope)
+    endings = attempt(relay.ports, [Try(envelope)], each(_submit_once), lease=lease(context)) if at_once else []
+    effect = next((ending for ending in endings if isinstance(ending, Effect)), None) or _known(relay.ports, envelope)
     if effect and effect.sha256 != envelope.sha256:
         raise OtherLead("other_lead_with_this_external_id")
     return verdict(envelope.key, None if again and effect and not effect.settled else effect)

@@ -7,6 +7,7 @@ from typing import Any
 
 from crm_relay.cartelcrm.client import STATUS_DEADLINE, SUBMIT_DEADLINE
 from crm_relay.cartelcrm.leads import SUBMISSION
+from crm_relay.delivery.attempt import each
 from crm_relay.delivery.envelope import Envelope, NotOurs
 from crm_relay.delivery.runtime import prepare, runtime
 from crm_relay.delivery.worker import LambdaContext, Worker
@@ -27,7 +28,7 @@ def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
     relay = runtime()
     worker = Worker(
         relay.ports,
-        job=submit,
+        job=each(submit),
         needs_seconds=NEEDS_SECONDS,
         give_up_after=relay.settings.relay.give_up_after_seconds,
         read=_read,

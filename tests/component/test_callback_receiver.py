@@ -8,6 +8,7 @@ import gzip
 import inspect
 import json
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -57,7 +58,10 @@ def effects(relay: Relay) -> int:
 
 
 def quarantined(relay: Relay) -> list[tuple[str, bytes]]:
-    return [(item["reason"], item["body"]) for item in relay.items("quarantine#cartelcrm.callback#").values()]
+    return [
+        (item["reason"], zlib.decompress(item["body"]))
+        for item in relay.items("quarantine#cartelcrm.callback#").values()
+    ]
 
 
 def untouched(relay: Relay) -> bool:

@@ -12,10 +12,12 @@ from typing import Any, Protocol
 import boto3
 import pytest
 from botocore.config import Config
+from botocore.exceptions import EndpointConnectionError
 from moto import mock_aws
 
 from crm_relay.delivery import aws, inbox, outbox
 from crm_relay.delivery.account import Account
+from crm_relay.delivery.attempt import each
 from crm_relay.delivery.envelope import Envelope
 from crm_relay.delivery.inbox import Receipt
 from crm_relay.delivery.ledger import Busy, Claim, Effect, Fenced, Ledger, State
@@ -302,6 +304,26 @@ def test_a_message_arrives_as_it_was_sent(world: World) -> None:
     assert (dead["body"], dead["reason"]) == ("as it came", "not_ours")
 
 
+def test_many_messages_arrive_once_each(world: World) -> None:
+    """More than one request of SQS takes, and nothing is told to be missing."""
+    bodies = [f'{{"number": {number}}}' for number in range(23)]
+    assert world.ports.queue.send_all(bodies) == []
+    received: list[str] = []
+    while some := world.receive():
+        received += [record["body"] for record in some]
+    assert sorted(received) == sorted(bodies)
+    assert world.ports.queue.send_all([]) == []
+
+
+def test_calls_side_by_side_answer_in_their_order(ports: Ports) -> None:
+    """However many there are; and what one of them raises is raised."""
+    assert ports.parallel(lambda number: number * 2, range(100)) == [number * 2 for number in range(100)]
+    assert ports.parallel(str, [7]) == ["7"]
+    assert ports.parallel(str, []) == []
+    with pytest.raises(ZeroDivisionError):
+        ports.parallel(lambda number: 1 // number, [1, 0, 2])
+
+
 def test_a_delayed_message_is_not_seen(world: World) -> None:
     """It is there, but not yet."""
     world.ports.queue.send("later", delay=60)
@@ -389,7 +411,7 @@ def test_a_call_goes_from_the_inbox_through_the_worker(world: World) -> None:
             raise outcome
         return {"id": "7"}
 
-    worker = Worker(ports, job, needs_seconds=1, give_up_after=TTL)
+    worker = Worker(ports, each(job), needs_seconds=1, give_up_after=TTL)
     context = Context(time.time, time.time() + 60, "worker")
     records = world.receive()
     assert len(records) == 3
@@ -416,7 +438,8 @@ def test_odd_bodies_are_kept_in_quarantine_as_bytes(ports: Ports) -> None:
     (key,) = ports.store.attention("QUARANTINE", limit=10)
     kept = ports.store.get(key)
     assert isinstance(kept, Item)
-    assert kept.attributes == {"reason": "internal_id_invalid", "body": b"\x00\xffodd"}
+    assert kept.attributes["reason"] == "internal_id_invalid"
+    assert outbox.kept_body(kept) == b"\x00\xffodd"
 
 
 def test_an_outage_opens_the_circuit_for_who_comes_next(ports: Ports) -> None:
@@ -450,6 +473,25 @@ def test_a_write_whose_answer_was_missed_succeeds_once(on_aws: Ports, monkeypatc
     second = on_aws.store.put("a#1", {"n": 2}, replaces=first)
     assert on_aws.store.put("a#1", {"n": 2}, replaces=first) == second
     assert on_aws.store.get("a#1") == second
+
+
+def test_of_a_batch_that_sqs_took_in_part_the_rest_is_named(on_aws: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row D28: an answer of 200 with entries that failed is no success; an answer that never came is none either."""
+    sqs = aws.client("sqs")
+    answers: list[Any] = [
+        {"Successful": [{"Id": "0"}], "Failed": [{"Id": "1"}]},
+        EndpointConnectionError(endpoint_url=""),
+    ]
+
+    def send_message_batch(**_: Any) -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(sqs, "send_message_batch", send_message_batch)
+    assert on_aws.queue.send_all(["a", "b"]) == ["b"]
+    assert on_aws.queue.send_all(["a", "b"]) == ["a", "b"]
 
 
 def test_whatever_aws_says_is_a_storage_error(on_aws: Ports) -> None:

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crm_relay.delivery.attempt import MOST_TRIES, Dead, Ending, Try, Waiting, attempt, each
 from crm_relay.delivery.envelope import Envelope
 from crm_relay.delivery.ledger import Claim, Effect, Ledger, State
 from crm_relay.delivery.ports import Ports, StorageError
-from crm_relay.delivery.worker import MOST_TRIES, Dead, Waiting, Worker, attempt, lease
+from crm_relay.delivery.worker import Worker, lease
 from crm_relay.outcomes import Blocked, NotConfigured, NotExecuted, OutcomeUnknown, Rejected, Unauthorized, Unreachable
 from tests.gateway import Context
 from tests.relay import START, Crash, Relay
@@ -41,15 +42,16 @@ class Bench:
         self.done.append(envelope.key)
         return self.job(envelope, claim)
 
-    def attempt(self, envelope: Envelope | None = None, *, last: bool = False) -> Effect | Waiting | Dead:
-        return attempt(self.ports, envelope or call(), self.do, lease=90, last=last)
+    def attempt(self, envelope: Envelope | None = None, *, last: bool = False) -> Ending:
+        (ending,) = attempt(self.ports, [Try(envelope or call(), last=last)], each(self.do), lease=90)
+        return ending
 
     def context(self, seconds: float = 60) -> Context:
         return Context(self.relay.clock.time, self.relay.clock.time() + seconds, "worker")
 
     @property
     def worker(self) -> Worker:
-        return Worker(self.ports, self.do, needs_seconds=20, give_up_after=DAY, ready=lambda: self.ready())  # noqa: PLW0108
+        return Worker(self.ports, each(self.do), needs_seconds=20, give_up_after=DAY, ready=lambda: self.ready())  # noqa: PLW0108
 
     def send(self, *keys: str) -> None:
         for key in keys:

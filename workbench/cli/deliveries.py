@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from amo_webhook.change import KIND as NOTE
 from crm_relay.cartelcrm.callbacks import KIND as CALLBACK
 from crm_relay.cartelcrm.leads import SUBMISSION as LEAD
 from crm_relay.cartelcrm.leads import Lead
@@ -39,7 +40,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="See what is on its way, what waits, and what needs a person."
 )
 
-KINDS = (LEAD, CALLBACK)
+KINDS = (LEAD, CALLBACK, NOTE)
 """The kinds of effects: under which of them a bare key is looked for."""
 
 _WAITING = "WAITING"
@@ -259,9 +260,9 @@ def _row(item: Item, now: float) -> tuple[str, ...]:
 
 
 def _as_json(item: Item, *, reveal: bool = False) -> dict[str, Any]:
-    attributes = {name: value for name, value in item.attributes.items() if reveal or name != "body"}
-    if reveal and _prefix(item) == "outbox":
-        attributes["body"] = kept_body(item)
+    attributes = {name: value for name, value in item.attributes.items() if name != "body"}
+    if reveal and "body" in item.attributes:
+        attributes["body"] = kept_body(item).decode("utf-8", "backslashreplace")
     return {
         "key": item.key,
         "attention": item.attention,
@@ -289,8 +290,7 @@ def _print(item: Item, *, reveal: bool) -> None:
     if prefix == "lead":
         _print_history(Lead.read(item.attributes))
     if "body" in item.attributes:
-        body = kept_body(item) if prefix == "outbox" else item.attributes["body"]
-        _print_body(body, reveal=reveal)
+        _print_body(kept_body(item), reveal=reveal)
     out.print()
 
 
@@ -303,9 +303,9 @@ def _print_history(lead: Lead) -> None:
         out.print(rows)
 
 
-def _print_body(body: str | bytes, *, reveal: bool) -> None:
+def _print_body(body: bytes, *, reveal: bool) -> None:
     if reveal:
-        text = body if isinstance(body, str) else body.decode("utf-8", "backslashreplace")
+        text = body.decode("utf-8", "backslashreplace")
         out.print("\n".join(shown(line) for line in text.splitlines()), soft_wrap=True)
     else:
         say(f"[dim]Its body has {len(body)} bytes; --reveal shows them, personal data included.[/]")

@@ -11,6 +11,8 @@ from msgspec import Meta
 
 from crm_relay.cartelcrm.statuses import STATUSES
 
+AccountName = Annotated[str, Meta(pattern=r"^[a-z0-9_-]{1,40}\Z")]
+"""What we call an account: a part of keys, so without their separator."""
 AmoCrmAction = Literal["add", "update", "status", "responsible", "restore"]
 
 
@@ -27,6 +29,8 @@ class Environment(msgspec.Struct, frozen=True):
     BUS_NAME: str = ""
     QUEUE_URL: str = ""
     DEAD_LETTER_QUEUE_URL: str = ""
+    API_URL: str = ""
+    """Where our own API is, without a slash at its end."""
 
 
 def read_environment(variables: Mapping[str, str]) -> Environment:
@@ -154,7 +158,7 @@ def _check_template(name: str, text: str, placeholders: tuple[str, ...]) -> None
 class AmoCrmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """[amocrm]: the accounts by our name for them, and what notes say."""
 
-    accounts: Mapping[str, AmoCrmAccount] = {}
+    accounts: Mapping[AccountName, AmoCrmAccount] = {}
     texts: AmoCrmTexts = AmoCrmTexts()
 
 

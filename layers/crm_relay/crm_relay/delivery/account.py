@@ -93,9 +93,13 @@ class Account:
                 self._pause(min(outcome.retry_after, LONGEST_PAUSE), str(outcome))
             raise
         except (Unauthorized, Blocked) as refusal:
-            self._pause(PAUSE, str(refusal))
-            needs_attention("account paused", account=self._name, reason=str(refusal), seconds=PAUSE)
+            self.stop(refusal)
             raise
+
+    def stop(self, refusal: Unauthorized | Blocked) -> None:
+        """Pause the account for all workers, and call an operator: every request would be refused the same way."""
+        self._pause(PAUSE, str(refusal))
+        needs_attention("account paused", account=self._name, reason=str(refusal), seconds=PAUSE)
 
     def _pause(self, seconds: float, reason: str) -> None:
         until = self._paused_until = math.ceil(self._ports.clock.time() + seconds)

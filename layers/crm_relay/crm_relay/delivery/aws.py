@@ -4,7 +4,8 @@ import json
 import random
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from types_boto3_sqs import SQSClient
 
 _SOURCE = "crm-relay"
+_THREADS = 16
+_BATCH = 10
 _OWN_ATTRIBUTES = {"key", "version", "write_id", "updated_at", "expires_at", "attention"}
 
 # A caller waits for the answer, and a service that hangs must leave time for the outbox: short waits, one repeat.
@@ -30,6 +33,7 @@ _CONFIG = Config(
     read_timeout=2,
     retries={"mode": "standard", "total_max_attempts": 2},
     parameter_validation=False,
+    max_pool_connections=_THREADS,
 )
 
 
@@ -189,6 +193,21 @@ class SqsQueue:
         except (ClientError, BotoCoreError) as error:
             raise StorageError(_code(error)) from None
 
+    def send_all(self, bodies: Sequence[str]) -> list[str]:
+        """See ports.Queue."""
+        batches = [bodies[start : start + _BATCH] for start in range(0, len(bodies), _BATCH)]
+        return [body for missing in parallel(self._send_batch, batches) for body in missing]
+
+    def _send_batch(self, bodies: Sequence[str]) -> list[str]:
+        """Send up to ten messages, which must be small: all of them together are one request's payload."""
+        entries = [{"Id": str(place), "MessageBody": body} for place, body in enumerate(bodies)]
+        try:
+            answer = self._sqs.send_message_batch(QueueUrl=self.url, Entries=entries)  # type: ignore[arg-type]
+        except (ClientError, BotoCoreError):
+            return list(bodies)
+        sent = {entry["Id"] for entry in answer.get("Successful", ())}
+        return [body for place, body in enumerate(bodies) if str(place) not in sent]
+
     def hand_back(self, receipt_handle: str, *, delay: int) -> None:
         """See ports.Queue."""
         try:
@@ -225,6 +244,18 @@ class EventBridgeBus:
             raise StorageError(answer["Entries"][0].get("ErrorCode", "unknown"))
 
 
+def parallel[A, B](call: Callable[[A], B], arguments: Sequence[A], /) -> list[B]:
+    """Be ports.Parallel: calls wait for AWS, not for each other."""
+    if len(arguments) < 2:
+        return [call(argument) for argument in arguments]
+    return list(_threads().map(call, arguments))
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_THREADS)
+
+
 @cache
 def _queue(url: str) -> SqsQueue:
     return SqsQueue(client("sqs"), url)
@@ -240,6 +271,7 @@ def ports(environment: Environment) -> Ports:
         clock=time,
         random=random.random,
         queue_at=_queue,
+        parallel=parallel,
     )
 
 

@@ -1,6 +1,8 @@
 """Accepting a call: durable first, remembered second, so that a crash can cost a copy but never a call."""
 
 import hashlib
+import zlib
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
 
@@ -78,11 +80,26 @@ def make_durable(ports: Ports, envelope: Envelope, *, delay: int = 0) -> None:
     try:
         ports.queue.send(body, delay=delay)
     except StorageError as error:
-        log_failure("queue did not take a message, keeping it in the outbox", error, key=envelope.key)
-        try:
-            outbox.keep(ports, envelope.kind, body, ports.queue, delay=delay)
-        except StorageError:
-            raise Unavailable("nothing_durable") from None
+        log_failure("queue did not take a message", error, key=envelope.key)
+        _keep(ports, envelope.kind, [body], delay=delay)
+
+
+def make_all_durable(ports: Ports, envelopes: Sequence[Envelope]) -> None:
+    """Put small envelopes of one kind into the queue, or else into the outbox.
+
+    Raises:
+        Unavailable: neither has one of them. Others may be there: whoever sent them is to send them all again.
+    """
+    if missing := ports.queue.send_all([envelope.encode() for envelope in envelopes]):
+        logger.error("queue did not take messages", missing=len(missing))
+        _keep(ports, envelopes[0].kind, missing)
+
+
+def _keep(ports: Ports, kind: str, bodies: Sequence[str], *, delay: int = 0) -> None:
+    try:
+        ports.parallel(lambda body: outbox.keep(ports, kind, body, ports.queue, delay=delay), bodies)
+    except StorageError:
+        raise Unavailable("nothing_durable") from None
 
 
 def quarantine(ports: Ports, kind: str, body: bytes, reason: str) -> None:
@@ -95,7 +112,7 @@ def quarantine(ports: Ports, kind: str, body: bytes, reason: str) -> None:
     try:
         ports.store.put(
             key,
-            {"reason": reason, "body": body},
+            {"reason": reason, "body": zlib.compress(body)},
             replaces=None,
             expires_at=int(ports.clock.time()) + _QUARANTINE_KEPT,
             attention="QUARANTINE",

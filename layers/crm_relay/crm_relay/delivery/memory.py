@@ -1,6 +1,6 @@
 """The ports in memory: for tests and the simulation, under the same contract suite as `aws`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import count
@@ -108,6 +108,12 @@ class MemoryQueue:
         now = self.clock.time()
         message = Message(f"message-{next(self._ids)}", body, now, now + delay, reason)
         self.messages[message.id] = message
+
+    def send_all(self, bodies: Sequence[str]) -> list[str]:
+        """See ports.Queue."""
+        for body in bodies:
+            self.send(body)
+        return []
 
     def hand_back(self, receipt_handle: str, *, delay: int) -> None:
         """See ports.Queue."""

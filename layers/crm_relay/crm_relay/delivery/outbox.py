@@ -71,12 +71,12 @@ def _drain_page(ports: Ports, attention: str, until: float) -> tuple[int, int, b
     return sent, failed, len(keys) == _PAGE
 
 
-def kept_body(item: Item) -> str:
-    """Return the message that an item of the outbox keeps."""
-    return zlib.decompress(item.attributes["body"]).decode()
+def kept_body(item: Item) -> bytes:
+    """Return what an item of the outbox or of the quarantine keeps."""
+    return zlib.decompress(item.attributes["body"])
 
 
 def _send(ports: Ports, item: Item) -> None:
     kept = item.attributes
-    ports.queue_at(kept["queue_url"]).send(kept_body(item), delay=kept["delay"])
+    ports.queue_at(kept["queue_url"]).send(kept_body(item).decode(), delay=kept["delay"])
     ports.store.delete(item)

@@ -1,6 +1,6 @@
 """What delivery needs of the world: a store, a queue, a bus and a clock. `aws` and `memory` provide them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -79,6 +79,9 @@ class Queue(Protocol):
             StorageError: it is not known to be there.
         """
 
+    def send_all(self, bodies: Sequence[str]) -> list[str]:
+        """Send messages, ten a request; return those that are not known to be there."""
+
     def hand_back(self, receipt_handle: str, *, delay: int) -> None:
         """Make a received message visible again in `delay` seconds.
 
@@ -106,6 +109,18 @@ class Clock(Protocol):
 
     def sleep(self, seconds: float, /) -> None:
         """Wait."""
+
+
+class Parallel(Protocol):
+    """Does many calls of the world at once where that is faster."""
+
+    def __call__[A, B](self, call: Callable[[A], B], arguments: Sequence[A], /) -> list[B]:
+        """Return what `call` returns for each of the arguments, in their order; raise what one of them raises."""
+
+
+def in_turn[A, B](call: Callable[[A], B], arguments: Sequence[A], /) -> list[B]:
+    """Be a Parallel that does one call after the other."""
+    return [call(argument) for argument in arguments]
 
 
 def update(
@@ -143,3 +158,4 @@ class Ports:
     random: Callable[[], float]
     queue_at: Callable[[str], Queue]
     """Any queue by its URL: the outbox keeps messages of all queues."""
+    parallel: Parallel = in_turn

@@ -23,7 +23,7 @@ class SharedToken:
     def __init__(self, ports: Ports, account: str) -> None:
         """Make a view of the item of this account, such as "amocrm#main"."""
         self._ports = ports
-        self._key = f"token#{account}"
+        self._key = token_key(account)
 
     def read(self) -> Pair | None:
         """Return the pair that is stored, None if the account was never authorized or is disconnected."""
@@ -85,6 +85,11 @@ class SharedToken:
     def _put(self, pair: Pair | None, *, replaces: Item | None, lease_until: int = 0) -> Item:
         attributes = {"pair": pair, "lease_until": lease_until}
         return self._ports.store.put(self._key, attributes, replaces=replaces)
+
+
+def token_key(account: str) -> str:
+    """Return the key of an account's token: {"pair": the pair or None, "lease_until": unix seconds}."""
+    return f"token#{account}"
 
 
 def _pair(item: Item | None) -> Pair | None:
