@@ -1,10 +1,10 @@
-"""The relay in memory: the real handlers, virtual time, CartelCRM's sandbox, and ports that break on demand."""
+"""The relay in memory: the real handlers, virtual time, the CRMs' sandboxes, and ports that break on demand."""
 
 import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,25 +22,46 @@ from aws_lambda_powertools.metrics.provider.cloudwatch_emf import cloudwatch
 from aws_lambda_powertools.utilities.circuit_breaker import base as circuit
 from aws_lambda_powertools.utilities.circuit_breaker.persistence import base as circuit_persistence
 
+from amo_webhook import account as amo_account
+from amo_webhook import add_notes
+from amo_webhook import receive as amo_receive
 from callback_receiver import process, receive
 from crm_relay.delivery.memory import MemoryBus, MemoryQueue, MemoryStore
 from crm_relay.delivery.ports import Ports, StorageError
 from crm_relay.delivery.runtime import Runtime, install
 from crm_relay.http_client import HttpClient
 from crm_relay.observability import logger, metrics
-from crm_relay.settings import CallbackSecret, CartelCrmSecrets, Secrets, load_settings
+from crm_relay.settings import (
+    AmoCrmAccount,
+    AmoCrmSecrets,
+    AmoCrmSettings,
+    CallbackSecret,
+    CartelCrmSecrets,
+    Secrets,
+    load_settings,
+)
 from crm_relay.signing import signature_headers
 from lead_submitter import api, submission, submit
 from outbox import drain
 from tests.gateway import Context, Response, http_event
-from workbench.sandboxes import CartelCrmAccount, CartelCrmSandbox, MemoryTransport
+from workbench.sandboxes import AmoCrmAccount as AmoCrmTerms
+from workbench.sandboxes import (
+    AmoCrmSandbox,
+    CartelCrmAccount,
+    CartelCrmSandbox,
+    Integration,
+    MemoryTransport,
+    Sandbox,
+)
 
 START = 1_760_000_000.0
-VISIBILITY = {"callbacks": 360, "leads": 720}
-TIMEOUT = {"callbacks": 60, "leads": 120}
+VISIBILITY = {"callbacks": 360, "leads": 720, "notes": 900}
+TIMEOUT = {"callbacks": 60, "leads": 120, "notes": 120}
+BATCH = {"callbacks": 10, "leads": 10, "notes": 250}
 """Of the workers, as in the template."""
 MOST_RECEIVES = 500
 API_KEY, HMAC_SECRET, CALLBACK_SECRET, LEAD_KEY = "crm-api-key", "crm-hmac-secret", "callback-secret", "lead-key"
+HOOK_TOKEN, AMO_HOST = "hook-token", "example.amocrm.ru"
 RELAY_TOML = Path(__file__).parents[1] / "layers/configuration/relay.toml"
 
 HANDLERS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
@@ -48,10 +69,12 @@ HANDLERS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
     "callback_process": ("callbacks", process.handler),
     "lead_api": ("leads", api.handler),
     "lead_submit": ("leads", submit.handler),
+    "amo_receive": ("notes", amo_receive.handler),
+    "amo_notes": ("notes", add_notes.handler),
     "outbox_drain": ("leads", drain.handler),
 }
 """Each function with the one queue that it sends to or consumes."""
-WORKERS = {"callbacks": "callback_process", "leads": "lead_submit"}
+WORKERS = {"callbacks": "callback_process", "leads": "lead_submit", "notes": "amo_notes"}
 
 
 class Crash(BaseException):
@@ -94,6 +117,21 @@ class Port:
         return partial(self.through, f"{self.name}.{method}", attribute) if callable(attribute) else attribute
 
 
+class QueuePort(Port):
+    """A queue as the functions hold it: of many messages each one is sent, or not, by itself."""
+
+    def send_all(self, bodies: Sequence[str]) -> list[str]:
+        """See ports.Queue."""
+        return [body for body in bodies if not self._sends(body)]
+
+    def _sends(self, body: str) -> bool:
+        try:
+            self.send(body)
+        except StorageError:
+            return False
+        return True
+
+
 def encoded(value: object) -> bytes:
     """Return the value as compact JSON; bytes are what they are."""
     return value if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
@@ -102,22 +140,27 @@ def encoded(value: object) -> bytes:
 class Relay:
     """One deployed relay. Use it as a context manager: inside, its runtime is the process's own.
 
-    `crm` is CartelCRM's sandbox (`terms` are those of its account); `store`, `queues`, `dead_letters` and `bus` are
-    the memory behind the ports; `calls` has the port calls made ("store.put"), `errors` what workers' invocations
-    raised. `clock`, `secret_source` and `before_call` (told each port call's name) are there to be played with.
+    `crm` is CartelCRM's sandbox (`terms` are those of its account), `amo` amoCRM's, our account `main`; `store`,
+    `queues`, `dead_letters` and `bus` are the memory behind the ports; `calls` has the port calls made ("store.put"),
+    `errors` what workers' invocations raised. `clock`, `secret_source` and `before_call` (told each port call's name)
+    are there to be played with.
     """
 
     def __init__(self, *, seed: int = 0, **terms: Any) -> None:
         self.clock = Clock()
         self.random = Random(seed)
         self.settings = load_settings(RELAY_TOML)
+        self.amo = AmoCrmSandbox(_amo_terms(), clock=self.clock.time, random=Random(seed))
+        amo = AmoCrmAccount(account_id=self.amo.account.id, host=AMO_HOST)
+        self.settings = msgspec.structs.replace(self.settings, amocrm=AmoCrmSettings({"main": amo}))
+        amo_secrets = {"main": AmoCrmSecrets(HOOK_TOKEN, self.amo.long_lived_token("client"))}
         secrets = CartelCrmSecrets(API_KEY, HMAC_SECRET, (CallbackSecret(CALLBACK_SECRET),))
         keys = {"website": hashlib.sha256(LEAD_KEY.encode()).hexdigest()}
-        self.secret_source: Callable[[], Secrets] = lambda: Secrets(secrets, keys)
+        self.secret_source: Callable[[], Secrets] = lambda: Secrets(secrets, keys, amo_secrets)
         terms = {"callback_url": "https://relay.test/cartelcrm/callback", **terms}
         account = CartelCrmAccount(api_key=API_KEY, hmac_secret=HMAC_SECRET, callback_secret=CALLBACK_SECRET, **terms)
         self.crm = CartelCrmSandbox(account, clock=self.clock.time, random=Random(seed))
-        transport = MemoryTransport({"cartelcrm.com": self.crm}, self.clock.sleep)
+        transport = MemoryTransport({"cartelcrm.com": self.crm, AMO_HOST: self.amo}, self.clock.sleep)
         self.http_client = HttpClient(transport, monotonic=self.clock.time)
         self.store = MemoryStore(self.clock)
         self.queues = {name: MemoryQueue(self.clock, name) for name in VISIBILITY}
@@ -136,6 +179,7 @@ class Relay:
         for module in (circuit, circuit_persistence):  # Powertools' breaker takes no clock
             patch.setattr(module, "dt", SimpleNamespace(datetime=now))
         patch.setattr(submission, "http_client", lambda: self.http_client)
+        patch.setattr(amo_account, "http_client", lambda: self.http_client)
         patch.setattr(cloudwatch, "print", partial(print, file=self._output), raising=False)
         patch.setattr(logger.registered_handler, "stream", self._output)
         metrics.clear_metrics()  # of what was counted outside of any handler before
@@ -154,7 +198,8 @@ class Relay:
 
     def _runtime(self, queue: str) -> Runtime:
         def port(name: str, memory: object) -> Any:
-            return Port(name, memory, self._through)
+            kind = QueuePort if isinstance(memory, MemoryQueue) else Port
+            return kind(name, memory, self._through)
 
         ports = Ports(
             store=port("store", self.store),
@@ -172,6 +217,11 @@ class Relay:
         changed = msgspec.structs.replace(getattr(self.settings, table), **values)
         self.settings = msgspec.structs.replace(self.settings, **{table: changed})
         self.restart()
+
+    def configure_amo(self, **values: object) -> None:
+        """Change settings of the account of amoCRM."""
+        account = msgspec.structs.replace(self.settings.amocrm.accounts["main"], **values)
+        self.configure("amocrm", accounts={"main": account})
 
     # Faults
 
@@ -237,6 +287,14 @@ class Relay:
         event = http_event("GET", target, _bearer(key), route=route, parameters={"external_id": external_id})
         return Response.of(self.invoke("lead_api", event, seconds=29))
 
+    def post_hook(self, body: bytes, headers: Mapping[str, str] | None = None, *, token: str = HOOK_TOKEN) -> Response:
+        """POST a hook of amoCRM to the account's address."""
+        sent = {"Content-Type": "application/x-www-form-urlencoded"} if headers is None else headers
+        event = http_event(
+            "POST", f"/amo/{token}", sent, body, route="/amo/{hook_token}", parameters={"hook_token": token}
+        )
+        return Response.of(self.invoke("amo_receive", event, seconds=10))
+
     def publish_lead(self, lead: object, *, source: str = "shop") -> None:
         """Publish `LeadSubmitted`, which a rule of the bus takes to the queue of leads."""
         event = {"version": "0", "id": "6a7e8feb-b491", "detail-type": "LeadSubmitted", "source": source}
@@ -247,7 +305,7 @@ class Relay:
     def work(self, queue: str) -> bool:
         """Hand what is visible to the queue's worker as an event source mapping does; tell whether there was any."""
         source, any_ = self.queues[queue], False
-        while batch := source.receive(limit=10, visibility=VISIBILITY[queue]):
+        while batch := source.receive(limit=BATCH[queue], visibility=VISIBILITY[queue]):
             any_ = True
             try:
                 records = {"Records": [message.record() for message in batch]}
@@ -271,17 +329,24 @@ class Relay:
             while any([self._call_back(), *map(self.work, self.queues)]):
                 pass
             due = [message.visible_at for queue in self.queues.values() for message in queue.messages.values()]
-            due += [] if self.crm.next_at is None else [self.crm.next_at]
+            due += [sandbox.next_at for sandbox in self._sandboxes if sandbox.next_at is not None]
             following = min(due, default=math.inf)
             self.clock.now = max(self.clock.now, min(following, end))
             if following > end:
                 return
 
+    @property
+    def _sandboxes(self) -> tuple[Sandbox, ...]:
+        return self.crm, self.amo
+
     def _call_back(self) -> bool:
-        deliveries = self.crm.due(self.clock.now)
-        for delivery in deliveries:
-            self.crm.answered(delivery, self.post_callback(delivery.body, delivery.headers).status)
-        return bool(deliveries)
+        callbacks = self.crm.due(self.clock.now)
+        for callback in callbacks:
+            self.crm.answered(callback, self.post_callback(callback.body, callback.headers).status)
+        hooks = self.amo.due(self.clock.now)
+        for hook in hooks:
+            self.amo.answered(hook, self.post_hook(hook.body, hook.headers, token=hook.url.rpartition("/")[2]).status)
+        return bool(callbacks or hooks)
 
     # What came of it
 
@@ -311,6 +376,11 @@ class Relay:
             for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"] if "_aws" in line else ():
                 sums[metric["Name"]] += int(sum(line[metric["Name"]]))
         return sums
+
+
+def _amo_terms() -> AmoCrmTerms:
+    ours = Integration(client_id="client", client_secret="secret", redirect_uri="https://relay.test", user_id=10000698)
+    return AmoCrmTerms(integrations=(ours,))
 
 
 def _bearer(key: str | None) -> dict[str, str]:

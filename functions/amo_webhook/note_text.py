@@ -81,7 +81,7 @@ def note_text(
         card: the kind of entity.
         entity: as the API gives it now.
         before: the last snapshot; None at first sight, which names no differences.
-        added: whether the entity is new, which names none either.
+        added: whether the entity is new. A hook of something else may have come before the one that says so.
         texts: the templates.
         names: what the ids mean.
     """
@@ -93,7 +93,7 @@ def note_text(
         created_at=names.moment(entity.get("created_at") or 0),
         updated_at=names.moment(entity.get("updated_at") or 0),
     )
-    changes = [] if added or before is None else differences(before, snapshot(entity), texts=texts, names=names)
+    changes = [] if before is None else differences(before, snapshot(entity), texts=texts, names=names)
     return "\n".join([line, *changes])
 
 

@@ -1,0 +1,70 @@
+"""POST /amo/{hook_token}: know the account by its path, read the hook, make each entity's change durable, answer."""
+
+import hmac
+from collections.abc import Mapping
+from typing import Any
+
+from amo_webhook.change import change_envelope, gets_note
+from crm_relay.amocrm.hooks import read_hook
+from crm_relay.brackets import TooComplex, Tree, decode
+from crm_relay.delivery.inbox import make_all_durable, quarantine
+from crm_relay.delivery.runtime import prepare, runtime
+from crm_relay.http_api import Answer, Event, Forbidden, Malformed, NotFound, Request, Unsupported, answer
+from crm_relay.observability import count, observed
+from crm_relay.settings import AmoCrmSecrets
+
+_FORM = "application/x-www-form-urlencoded"
+
+
+@observed()
+def handler(event: Event, _context: Any) -> Answer:
+    """Answer one hook. amoCRM switches a hook off after 100 bad answers, so what is authentic gets a 200."""
+    relay = runtime()
+    request = Request.read(event, body_limit=relay.settings.relay.hook_body_limit_bytes)
+    request.expect("POST")
+    name = _account_of(request.path_parameters.get("hook_token", ""), relay.secrets().amocrm)
+    hook = read_hook(_form(request))
+    account = relay.settings.amocrm.accounts.get(name)
+    if account is None or (hook.account_id, hook.subdomain) != (account.account_id, account.subdomain):
+        raise Forbidden("account_not_configured")
+    if hook.unreadable:
+        quarantine(relay.ports, "amocrm.hook", request.body, "id_invalid")
+    # What our own integration has caused would go round for ever.
+    wanted = [
+        event
+        for event in hook.events
+        if gets_note(event, account.notes) and event.modified_by not in account.own_user_ids
+    ]
+    now = relay.ports.clock.time()
+    make_all_durable(relay.ports, [change_envelope(name, event, request_id=request.id, now=now) for event in wanted])
+    count("Received", len(wanted))
+    count("Ignored", len(hook.events) - len(wanted))
+    return answer(200, ok=True)
+
+
+def _account_of(token: str, secrets: Mapping[str, AmoCrmSecrets]) -> str:
+    """Return the account whose path this is. All tokens are compared, whichever fits."""
+    given = token.encode("utf-8", "surrogatepass")
+    names = [
+        name
+        for name, secret in secrets.items()
+        if secret.hook_token and hmac.compare_digest(given, secret.hook_token.encode())
+    ]
+    if not names:
+        raise NotFound("not_found")
+    return names[0]
+
+
+def _form(request: Request) -> Mapping[str, Tree]:
+    content_type = request.headers.get("content-type", _FORM).partition(";")[0].strip().lower()
+    if content_type == "application/json" or request.body[:1] in (b"{", b"["):
+        raise Malformed("form_expected")
+    if content_type != _FORM:
+        raise Unsupported("form_expected")
+    try:
+        return decode(request.body)
+    except TooComplex:
+        raise Malformed("too_complex") from None
+
+
+prepare()
