@@ -19,6 +19,8 @@ COMMANDS = [
     "secrets set",
     "secrets revoke",
     "secrets check",
+    "amo authorize",
+    "amo hooks",
     "check",
 ]
 EVENTS_AND_STACK = ["start", "status", "send", "sign"]

@@ -18,6 +18,7 @@ _COMMANDS = {
     "deliveries": "workbench.cli.deliveries:app",
     "dead-letters": "workbench.cli.dead_letters:app",
     "secrets": "workbench.cli.secrets:app",
+    "amo": "workbench.cli.amo:app",
     "check": "workbench.cli.check:check",
 }
 """Where each command is. A command's module is imported when it is asked for: boto3 and pydantic take their time."""

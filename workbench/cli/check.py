@@ -32,8 +32,8 @@ def check(
 ) -> None:
     """Check configuration and connections, and say what to fix.
 
-    The files first; then the secret, table and queues of the stack,
-    CartelCRM with the stack's credentials, and the API from outside.
+    The files first; then the secret, table and queues of the stack, the
+    CRMs with the stack's credentials, and the API from outside.
     Exit code 1: something must be fixed.
 
     [bold]Examples[/]

@@ -15,6 +15,8 @@ from crm_relay.settings import ConfigurationError, Settings, load_settings
 
 _EXPECTED = {
     "cartelcrm.base_url": "expected an address that begins with https:// and does not end with a slash",
+    "amocrm.accounts.NAME.host": "expected a host such as example.amocrm.ru, example.amocrm.com or example.kommo.com",
+    "amocrm.accounts.NAME.subdomain": "expected the first part of the account's host, such as example",
 }
 """What a regular expression would not tell a person."""
 
@@ -107,7 +109,11 @@ def _of_value(value: Any, kind: Any, key: str) -> Iterator[str]:
         try:
             msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
-            yield f"{key}: {_EXPECTED.get(key) or _in_words(str(error), kind)}; there is {value!r}"
+            yield f"{key}: {_expected(key) or _in_words(str(error), kind)}; there is {value!r}"
+
+
+def _expected(key: str) -> str | None:
+    return _EXPECTED.get(re.sub(r"^(amocrm\.accounts)\..+(\.\w+)\Z", r"\1.NAME\2", key))
 
 
 def _in_words(message: str, kind: Any) -> str:
@@ -119,9 +125,13 @@ def _in_words(message: str, kind: Any) -> str:
 
 
 def _contradictions(table: Mapping[str, Any]) -> Iterator[str]:
-    """Find words that differ in case alone and mean different things."""
+    """Find what is good by itself and cannot be: words of two meanings, events that amoCRM does not have."""
     meanings: dict[str, tuple[str, str]] = {}
     for word, status in table.get("cartelcrm", {}).get("statuses", {}).items():
         known, meaning = meanings.setdefault(word.casefold(), (word, status))
         if meaning != status:
             yield f"cartelcrm.statuses.{word}: {known} is the same word, and means {meaning}"
+    for name, account in table.get("amocrm", {}).get("accounts", {}).items():
+        for entity, actions in account.get("notes", {}).items():
+            if entity != "lead" and "status" in actions:
+                yield f"amocrm.accounts.{name}.notes.{entity}: of status amoCRM tells for leads alone"

@@ -1,4 +1,4 @@
-"""The part of `relay check` that asks around: the stack, CartelCRM, and the API from outside."""
+"""The part of `relay check` that asks around: the stack, the CRMs, and the API from outside."""
 
 import asyncio
 import os
@@ -8,11 +8,17 @@ from pathlib import Path
 
 import httpx
 
+from amo_webhook.account import ENDS_SOON, amo_key, app_of
+from amo_webhook.subscription import fault_of, our_hook, wanted_events
+from crm_relay.amocrm.client import Account as Access
+from crm_relay.amocrm.oauth import expires_at
+from crm_relay.amocrm.resources import WEBHOOKS, account_info, read_all
 from crm_relay.cartelcrm import client
 from crm_relay.delivery.account import pause_key
 from crm_relay.http_client import HttpClient
 from crm_relay.outcomes import Blocked, NotExecuted, Outcome, Unauthorized, Unreachable
 from crm_relay.settings import ConfigurationError, load_settings, read_secrets
+from workbench.cli import amo
 from workbench.cli.configuration import Finding
 from workbench.cli.console import Problem, moment
 from workbench.cli.leads_api import API_KEY, Busy, LeadsApi
@@ -24,7 +30,7 @@ from workbench.cli.world import World
 def findings(world: World, config: Path, stack: str | None, region: str | None) -> Iterator[Finding]:
     """Ask everything that a stack needs, one after the other; what cannot be asked is a finding too.
 
-    `config` has the address of CartelCRM; the local stack has a copy that leads to its sandbox.
+    `config` has the addresses of the CRMs; the local stack has a copy that leads to its sandbox.
     """
     try:
         target = Target.of(world, stack, region)
@@ -37,6 +43,7 @@ def findings(world: World, config: Path, stack: str | None, region: str | None) 
         ("table", lambda: _table(target)),
         ("queues", lambda: _queues(target)),
         ("CartelCRM", lambda: _cartelcrm(target, world, config if target.name else world.local_config)),
+        ("amoCRM", lambda: _amocrm(target, world, config if target.name else world.local_config)),
         ("callbacks", lambda: _callbacks(target, world)),
         ("leads API", lambda: _leads(target, world)),
     ]
@@ -124,6 +131,65 @@ def _refusal(outcome: Outcome, base_url: str, target: Target) -> Finding:
             return Finding("CartelCRM", None, f"{base_url} is busy ({outcome})", "try again later")
         case _:
             return Finding("CartelCRM", False, f"{base_url} does not answer as CartelCRM does ({outcome})", address)
+
+
+def _amocrm(target: Target, world: World, config: Path) -> Iterator[Finding]:
+    try:
+        accounts = list(amo.connections(target, config))
+    except ConfigurationError:
+        yield Finding("amoCRM", None, "not asked: first mend what is said above")
+        return
+    for account in accounts:
+        try:
+            yield from _amo_account(account, world)
+        except Problem as problem:
+            yield Finding(f"amoCRM {account.name}", False, str(problem))
+
+
+def _amo_account(account: amo.Connection, world: World) -> Iterator[Finding]:
+    what, now, target = f"amoCRM {account.name}", world.clock.time(), account.target
+    if not account.secrets.hook_token:
+        fix = f"relay secrets set amocrm.long_lived_token --account {account.name}{target.option}"
+        yield Finding(what, False, "the secret has nothing for it", fix)
+        return
+    integration = app_of(account.secrets)
+    if integration and not account.secrets.long_lived_token and integration.redirect_uri != account.redirect_uri:
+        fix = f"relay secrets set amocrm.integration --account {account.name}{target.option}, and in amoCRM"
+        yield Finding(what, None, f"administrators come back to {integration.redirect_uri}, not here", fix)
+    ends = expires_at(account.secrets.long_lived_token)
+    if ends is not None and ends - now < ENDS_SOON:
+        fix = f"relay secrets set amocrm.long_lived_token --account {account.name}{target.option}"
+        yield Finding(what, None, f"its long-lived token ends {moment(ends)}", fix)
+    pause = target.store.get(pause_key(amo_key(account.name)))
+    if pause and pause.attributes["until"] > now:
+        until, why = moment(pause.attributes["until"]), pause.attributes["reason"]
+        yield Finding(what, None, f"paused until {until} ({why}); notes wait, and go on by themselves then")
+    access, http = account.access(now), HttpClient(world.transport)
+    try:
+        info = http.run(account_info(access, now=now))
+        if info.get("id") != account.settings.account_id:
+            fix = f"look at amocrm.accounts.{account.name}.account_id in relay.toml"
+            yield Finding(what, False, f"the token is of account {info.get('id')}", fix)
+            return
+        yield Finding(what, True, f"{access.host} answers and takes the token")
+    except Outcome as outcome:
+        yield Finding(what, False, amo.trouble(outcome, access.host))
+        return
+    yield _amo_hook(account, access, http, now)
+
+
+def _amo_hook(account: amo.Connection, access: Access, http: HttpClient, now: float) -> Finding:
+    what, wanted = f"hooks {account.name}", wanted_events(account.settings.notes)
+    try:
+        hooks = http.run(read_all(access, WEBHOOKS, now=now))
+    except Outcome as outcome:
+        return Finding(what, None, amo.trouble(outcome, access.host))
+    fault = fault_of(our_hook(hooks, account.hook_url), wanted)
+    if fault:
+        return Finding(
+            what, False, amo.FAULTS[fault], f"relay amo hooks {account.name} --repair{account.target.option}"
+        )
+    return Finding(what, True, f"subscribed: {', '.join(sorted(wanted)) or 'nothing is wanted'}")
 
 
 def _callbacks(target: Target, world: World) -> Iterator[Finding]:

@@ -15,7 +15,13 @@ from workbench.cli.control import Control
 from workbench.cli.world import World
 from workbench.events import HttpRequest, Json, MissingKey, Trigger, UnknownEvent
 
-ENVIRONMENT = {"cartelcrm_callback_secret": "CARTELCRM_CALLBACK_SECRET", "lead_api_key": "RELAY_API_KEY"}
+ENVIRONMENT = {
+    "cartelcrm_callback_secret": "CARTELCRM_CALLBACK_SECRET",
+    "lead_api_key": "RELAY_API_KEY",
+    "amocrm_hook_token": "AMOCRM_HOOK_TOKEN",
+    "amocrm_client_id": "AMOCRM_CLIENT_ID",
+    "amocrm_client_secret": "AMOCRM_CLIENT_SECRET",
+}
 """Where `relay sign --secret-from env` finds each key."""
 
 _TIMEOUT = httpx.Timeout(35.0, connect=2.0)
@@ -77,7 +83,7 @@ def sign(
     event: EventArgument,
     secret_from: Annotated[
         SecretFrom,
-        typer.Option(help=f"The local stack's keys, or {' and '.join(ENVIRONMENT.values())} of the environment."),
+        typer.Option(help=f"The local stack's keys, or {', '.join(ENVIRONMENT.values())} of the environment."),
     ] = SecretFrom.LOCAL,
     replay: ReplayOption = False,
 ) -> None:
@@ -112,7 +118,8 @@ def _signed(event: Json, keys: events.Keys, *, replay: bool, world: World) -> Js
 
 def _send_request(control: Control, event: Json, *, replay: bool, world: World) -> None:
     request = HttpRequest.of(_signed(event, control.known["secrets"], replay=replay, world=world))
-    tell(f"[dim]{shown(request.method)} {shown(control.known['url'] + request.path)}[/]")
+    # As it stands in the file: the path may be signed, too.
+    tell(f"[dim]{shown(request.method)} {shown(control.known['url'] + HttpRequest.of(event).path)}[/]")
     response = _ask(control, request, world)
     colour = "red" if response.is_error else "green"
     tell(f"[{colour}]{response.status_code}[/] {shown(response.reason_phrase)}")

@@ -41,6 +41,7 @@ class Scenes(logging.Handler):
         self.logs = logs
         self._follows = False
         self._began = time.monotonic()
+        self._complaint = ("", "")
 
     @contextmanager
     def starting(self) -> Iterator[None]:
@@ -69,9 +70,9 @@ class Scenes(logging.Handler):
             if trouble := relay.stack.functions[name].last_error:
                 self._line("red", "", name, shown(f"cannot be loaded: {trouble}"))
                 self._look((name,))
-        if not relay.crms:
+        for title in relay.real_crms:
             out.print(
-                "\n  [yellow]CartelCRM is the real one: what you submit is real, and its callbacks do not come here."
+                f"\n  [yellow]{title} is the real one: what is done there is real, and its calls do not come here."
                 "\n  The sample events are not played.[/]"
             )
 
@@ -91,11 +92,15 @@ class Scenes(logging.Handler):
         leads = table("Lead", "Sent", "Answer", "Now")
         for lead in story.leads:
             leads.add_row(*map(shown, (lead.external_id, lead.sent, lead.answer, lead.status or "–")))
+        notes = _numbers("In amoCRM", "Leads", "Hooks", "Notes")
+        for told in story.notes:
+            notes.add_row(shown(told.happened), str(told.leads), str(told.hooks), str(told.notes))
         counts = _numbers("Deliveries", "Received", *map(str.capitalize, _STATES))
         for kind, states in sorted(story.counts.items(), reverse=True):
             numbers = (sum(states[state] for state in group) for group in _STATES.values())
             counts.add_row(shown(f"{kind.rpartition('.')[2]}s"), str(states.total()), *map(str, numbers))
         out.print(Padding(leads, _INDENT))
+        out.print(Padding(notes, _INDENT))
         out.print(Padding(counts, _INDENT))
         routed = {route.function for route in relay.stack.blueprint.routes}
         metrics = [counted for name, counted in relay.metrics.by_function.items() if name in routed]
@@ -130,6 +135,8 @@ class Scenes(logging.Handler):
                 "",
                 "relay send callback_receiver/lead_approved",
             ]
+        if sandbox := relay.urls.get("amocrm"):
+            lines += ["", f"curl {sandbox}/sandbox/leads \\", """  -d '{"name":"Балкон","price":90000}'"""]
         out.print("\n  [bold]Try it from another terminal[/]\n")
         for line in lines:
             out.print(f"  {line}", soft_wrap=True, markup=False)
@@ -153,6 +160,9 @@ class Scenes(logging.Handler):
             if record["level"] in ("ERROR", "CRITICAL"):
                 more = [str(record[name]) for name in ("reason", "error_type", "account") if name in record]
                 told = ": ".join([str(record["message"]), *more[:1]])
+                if (function, told) == self._complaint:  # of every message of a batch, perhaps
+                    return
+                self._complaint = (function, told)
                 self._line("yellow", "", function, shown(told))
                 self._look((function,))
         except (ValueError, KeyError, TypeError):

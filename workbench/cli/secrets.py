@@ -1,18 +1,19 @@
-"""`relay secrets`: what CartelCRM and the callers of the leads API share with a stack. Values never come out."""
+"""`relay secrets`: what CRMs and the callers of the leads API share with a stack. Values never come out."""
 
 import hashlib
 import json
 import re
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crm_relay.settings import ConfigurationError, read_secrets
+from crm_relay.amocrm.oauth import expires_at
+from crm_relay.settings import AmoCrmSecrets, ConfigurationError, load_settings, read_secrets
 from workbench.cli.console import (
     JsonOption,
     Problem,
@@ -23,6 +24,7 @@ from workbench.cli.console import (
     confirm,
     examples,
     interactive,
+    moment,
     out,
     print_json,
     shown,
@@ -56,15 +58,33 @@ class Name(StrEnum):
     HMAC_SECRET = "cartelcrm.hmac_secret"  # noqa: S105 (its name)
     CALLBACK_SECRET = "cartelcrm.callback_secret"  # noqa: S105 (its name)
     LEAD_API_KEY = "lead_api_key"
+    LONG_LIVED_TOKEN = "amocrm.long_lived_token"  # noqa: S105 (its name)
+    INTEGRATION = "amocrm.integration"
+    HOOK_TOKEN = "amocrm.hook_token"  # noqa: S105 (its name)
 
 
-_QUESTIONS = {
+_CLIENT_ID, _CLIENT_SECRET = "amocrm.client_id", "amocrm.client_secret"
+_OF_CARTELCRM = (Name.API_KEY, Name.HMAC_SECRET, Name.CALLBACK_SECRET)
+_OF_AMOCRM: Mapping[Name, tuple[str, ...]] = {
+    Name.LONG_LIVED_TOKEN: ("long_lived_token",),
+    Name.INTEGRATION: ("client_id", "client_secret", "redirect_uri"),
+    Name.HOOK_TOKEN: ("hook_token",),
+}
+"""What can be set of an amoCRM account, and where the secret has it."""
+_QUESTIONS: Mapping[str, str] = {
     Name.API_KEY: "CartelCRM's API key",
     Name.HMAC_SECRET: "CartelCRM's HMAC secret, which signs what we send",
     Name.CALLBACK_SECRET: "CartelCRM's callback secret, which signs what it sends",
+    Name.LONG_LIVED_TOKEN: "The long-lived token of amoCRM's private integration",
+    _CLIENT_ID: "The integration's ID, as amoCRM shows it under its keys",
+    _CLIENT_SECRET: "The integration's secret key",
 }
+_IN_HEADER = (Name.API_KEY, Name.LONG_LIVED_TOKEN)
 
 KeyName = Annotated[str, typer.Option("--name", metavar="NAME", help="Of a lead API key: whose it is.")]
+AccountName = Annotated[
+    str, typer.Option("--account", metavar="NAME", help="Of what amoCRM gave: which account of relay.toml.")
+]
 
 
 @app.command(
@@ -86,21 +106,28 @@ def init(
     Nothing is echoed. The lead API key is printed once and kept nowhere:
     callers of POST /leads send it as "Authorization: Bearer …". Without a
     terminal, the three values are read from standard input, a line each.
+    The amoCRM accounts of relay.toml get addresses for their hooks; what
+    amoCRM gave is then for `relay secrets set amocrm.…`.
     """
     world: World = ctx.obj
     target = Target.of(world, stack, region)
     document = _document(target, broken_is_empty=True)
     if document.get("cartelcrm") or name in document.get("lead_api_keys", {}):
         confirm(f"The secret of {target} is filled already. Replace what it has for CartelCRM and {name}?", yes=yes)
-    values = _asked(list(_QUESTIONS))
+    accounts = _accounts(world)
+    values = _asked(_OF_CARTELCRM)
     document["cartelcrm"] = {
         "api_key": values[Name.API_KEY],
         "hmac_secret": values[Name.HMAC_SECRET],
         "callback_secrets": [{"value": values[Name.CALLBACK_SECRET]}],
     }
     key = _with_new_key(document, name)
+    for account in accounts:
+        _of_account(document, account)
     _write(target, document)
     _print_key(key, name)
+    for account in accounts:
+        tell(f"amoCRM has its own part: relay secrets set amocrm.long_lived_token --account {account}{target.option}")
     tell(f"The secret of {target} is filled. {_READ_AGAIN} Try it: relay check{target.option}")
 
 
@@ -110,6 +137,7 @@ def init(
         "relay secrets set cartelcrm.callback_secret --keep-old 7d --stack crm-relay",
         "relay secrets set lead_api_key --name partner --stack crm-relay",
         """printf %s "$API_KEY" | relay secrets set cartelcrm.api_key --stack crm-relay --yes""",
+        "relay secrets set amocrm.long_lived_token --account main --stack crm-relay",
     ),
 )
 def set_(
@@ -120,6 +148,7 @@ def set_(
     keep_old: Annotated[
         str, typer.Option(metavar="SPAN", help="How long the present callback secret stays valid: 12h, 7d, 0s.")
     ] = "7d",
+    account: AccountName = "main",
     yes: YesOption = False,
     stack: StackOption = None,
     region: RegionOption = None,
@@ -130,6 +159,11 @@ def set_(
     --keep-old says. Change it here first, wait five minutes, until every
     function has read it, and only then change it in CartelCRM. A lead
     API key is made, printed once, and replaces the one of the same name.
+
+    What amoCRM gave is one account's: amocrm.long_lived_token, or else
+    amocrm.integration, which asks for its ID and its secret key and is
+    followed by `relay amo authorize`. The address of the account's hooks
+    is made with the first of them; amocrm.hook_token makes another.
     """
     world: World = ctx.obj
     seconds = _seconds(keep_old)
@@ -145,6 +179,9 @@ def set_(
         _print_key(key, name)
         tell(_READ_AGAIN)
         return
+    if what in _OF_AMOCRM:
+        _set_of_amocrm(target, document, what, account, yes=yes)
+        return
     ours = document.setdefault("cartelcrm", {})
     if what is Name.CALLBACK_SECRET:
         value = _asked([what])[what]
@@ -158,6 +195,32 @@ def set_(
     ours[field] = _asked([what])[what]
     _write(target, document)
     tell(f"{what} is set. {_READ_AGAIN}")
+
+
+def _set_of_amocrm(target: Target, document: Document, what: Name, account: str, *, yes: bool) -> None:
+    before = document.get("amocrm", {}).get(account, {})
+    if any(before.get(field) for field in _OF_AMOCRM[what]):
+        confirm(f"There is a {what} of {account} in {target}. Replace it?", yes=yes)
+    ours = _of_account(document, account)
+    match what:
+        case Name.HOOK_TOKEN:
+            ours["hook_token"] = secrets.token_urlsafe(_KEY_BYTES)
+            following = f"relay amo hooks {account} --repair{target.option}"
+        case Name.LONG_LIVED_TOKEN:
+            ours["long_lived_token"] = _asked([what])[what]
+            following = f"relay amo hooks {account} --repair{target.option}"
+        case _:
+            asked = _asked([_CLIENT_ID, _CLIENT_SECRET])
+            redirect_uri = f"{target.output('ApiUrl')}/amo/oauth"
+            ours |= {
+                "client_id": asked[_CLIENT_ID],
+                "client_secret": asked[_CLIENT_SECRET],
+                "redirect_uri": redirect_uri,
+            }
+            tell(f"In amoCRM, the integration's redirect address must be {shown(redirect_uri)}")
+            following = f"relay amo authorize {account}{target.option}"
+    _write(target, document)
+    tell(f"{what} of {account} is set. {_READ_AGAIN} Then: {following}")
 
 
 @app.command(epilog=examples("relay secrets revoke partner --stack crm-relay"))
@@ -236,13 +299,34 @@ def state_of(text: str, now: float) -> list[tuple[str, bool, str]]:
     states += [(f"{Name.LEAD_API_KEY} {name}", True, "set") for name in sorted(known.lead_api_keys)]
     if not known.lead_api_keys:
         states.append((Name.LEAD_API_KEY, False, "missing"))
+    for name, account in sorted(known.amocrm.items()):
+        states += [(f"{what} --account {name}", valid, state) for what, valid, state in _state_of_account(account, now)]
     return states
 
 
+def _state_of_account(ours: AmoCrmSecrets, now: float) -> Iterator[tuple[Name, bool, str]]:
+    yield Name.HOOK_TOKEN, bool(ours.hook_token), "set" if ours.hook_token else "missing"
+    if ours.long_lived_token:
+        ends = expires_at(ours.long_lived_token)
+        if ends is None:
+            yield Name.LONG_LIVED_TOKEN, True, "set"
+        elif ends <= now:
+            yield Name.LONG_LIVED_TOKEN, False, f"ended {moment(ends)}"
+        else:
+            yield Name.LONG_LIVED_TOKEN, True, f"set, until {moment(ends)} ({age(ends - now)} left)"
+    elif ours.client_id and ours.client_secret and ours.redirect_uri:
+        yield Name.INTEGRATION, True, "set"
+    elif ours.client_id or ours.client_secret:
+        yield Name.INTEGRATION, False, "not whole"
+    else:
+        yield Name.LONG_LIVED_TOKEN, False, f"missing, and so is {Name.INTEGRATION}"
+
+
 def missing_from(states: Sequence[tuple[str, bool, str]]) -> list[str]:
-    """Return the names of which nothing valid is there."""
+    """Return the names of which nothing valid is there, as `relay secrets set` takes them."""
     there = {name.partition(" ")[0] for name, valid, _ in states if valid}
-    return [name.value for name in Name if name not in there]
+    needed = [name.value for name in (*_OF_CARTELCRM, Name.LEAD_API_KEY) if name not in there]
+    return needed + [name for name, valid, _ in states if not valid and name.startswith("amocrm.")]
 
 
 def _document(target: Target, *, broken_is_empty: bool = False) -> Document:
@@ -264,7 +348,7 @@ def _write(target: Target, document: Document) -> None:
     target.write_secret(text)
 
 
-def _asked(names: Sequence[Name]) -> Mapping[Name, str]:
+def _asked(names: Sequence[str]) -> Mapping[str, str]:
     if interactive():
         return {name: _usable(name, typer.prompt(_QUESTIONS[name], hide_input=True, err=True)) for name in names}
     lines = sys.stdin.read().splitlines()
@@ -274,18 +358,38 @@ def _asked(names: Sequence[Name]) -> Mapping[Name, str]:
     return {name: _usable(name, line) for name, line in zip(names, lines, strict=True)}
 
 
-def _usable(name: Name, value: str) -> str:
+def _usable(name: str, value: str) -> str:
     value = value.strip()
     if not value or not value.isprintable():
         raise Problem(f"{name} is empty or has characters that cannot be typed.")
-    if name is Name.API_KEY and not (value.isascii() and " " not in value):
+    if name in _IN_HEADER and not (value.isascii() and " " not in value):
         raise Problem(f"{name} travels in a header: ASCII without blanks.")
     return value
 
 
-def _with_new_key(document: Document, name: str) -> str:
+def _accounts(world: "World") -> list[str]:
+    try:
+        return sorted(load_settings(world.config).amocrm.accounts)
+    except ConfigurationError as error:
+        raise Problem(f"{error}; `relay check --offline` says more.") from None
+
+
+def _of_account(document: Document, account: str) -> Document:
+    """Return the part of an amoCRM account, which has an address for its hooks from the beginning."""
+    _check_name(account)
+    ours: Document = document.setdefault("amocrm", {}).setdefault(account, {})
+    if not ours.get("hook_token"):
+        ours["hook_token"] = secrets.token_urlsafe(_KEY_BYTES)
+    return ours
+
+
+def _check_name(name: str) -> None:
     if not _KEY_NAME.fullmatch(name):
-        raise Problem(f"A key's name has letters, digits, dot, dash and underscore; {name} has others.")
+        raise Problem(f"A name has letters, digits, dot, dash and underscore; {name} has others.")
+
+
+def _with_new_key(document: Document, name: str) -> str:
+    _check_name(name)
     key = secrets.token_urlsafe(_KEY_BYTES)
     document.setdefault("lead_api_keys", {})[name] = hashlib.sha256(key.encode()).hexdigest()
     return key

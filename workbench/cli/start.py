@@ -66,7 +66,6 @@ def status(ctx: typer.Context, as_json: JsonOption = False) -> None:
 async def _run(world: World, *, port: int, story: bool, once: bool, live: Path | None) -> bool:
     """Run until the story is told, or until somebody stops it; return whether all came as it must."""
     from workbench.control import announced  # noqa: PLC0415 (slow)
-    from workbench.local_crms import CartelCrm  # noqa: PLC0415
     from workbench.local_relay import LocalRelay  # noqa: PLC0415
     from workbench.story import Story  # noqa: PLC0415
 
@@ -87,7 +86,7 @@ async def _run(world: World, *, port: int, story: bool, once: bool, live: Path |
             relay = await stack.enter_async_context(running)
             await stack.enter_async_context(announced(relay, world.local))
         scenes.running(relay)
-        told = Story(relay, scenes.step) if story and relay.crm(CartelCrm) else None
+        told = Story(relay, scenes.step) if story and not relay.real_crms else None
         if told:
             scenes.story()
             await told.play()
