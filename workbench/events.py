@@ -1,20 +1,25 @@
 """The sample events in events/: found, told apart, signed afresh, and turned into what really travels."""
 
 import base64
+import hashlib
+import hmac
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
+from urllib.parse import urlencode
 
+from crm_relay.amocrm.oauth import sign_state
 from crm_relay.signing import signature_headers
 
 FOLDER = Path(__file__).parents[1] / "events"
 
 type Json = dict[str, Any]
 type Keys = Mapping[str, str]
-"""What events are signed with: `lead_api_key` and `cartelcrm_callback_secret`."""
+"""What events are signed with: `lead_api_key`, `cartelcrm_callback_secret`, and some that begin with `amocrm_`."""
 
 
 class UnknownEvent(Exception):
@@ -174,6 +179,39 @@ def _with_lead_key(event: Json, keys: Keys, _now: float, _replay: bool) -> Json:
     return _with_headers(event, {"Authorization": f"Bearer {_key(keys, 'lead_api_key')}"})
 
 
+def _at_hook_token(event: Json, keys: Keys, _now: float, _replay: bool) -> Json:
+    """Put the token into the address: amoCRM signs nothing, and nobody else knows where its hooks go."""
+    token = _key(keys, "amocrm_hook_token")
+    context = event["requestContext"]
+    path = event["routeKey"].partition(" ")[2].replace("{hook_token}", token)
+    http = {**context["http"], "path": path}
+    return {
+        **event,
+        "rawPath": path,
+        "pathParameters": {"hook_token": token},
+        "requestContext": {**context, "http": http},
+    }
+
+
+def _with_state(event: Json, keys: Keys, now: float, _replay: bool) -> Json:
+    """Give an answer of amoCRM's consent page the state that `relay amo authorize` would have sent there."""
+    query = event["queryStringParameters"]
+    name = query["state"].partition(".")[0]
+    state = sign_state(name, token_hex(16), _key(keys, "amocrm_client_secret"), now=now)
+    return _with_query(event, {**query, "state": state})
+
+
+def _as_amocrm_signs(event: Json, keys: Keys, _now: float, _replay: bool) -> Json:
+    query = {**event["queryStringParameters"], "client_uuid": _key(keys, "amocrm_client_id")}
+    text = f"{query['client_uuid']}|{query['account_id']}"
+    digest = hmac.new(_key(keys, "amocrm_client_secret").encode(), text.encode(), hashlib.sha256).hexdigest()
+    return _with_query(event, {**query, "signature": digest})
+
+
+def _with_query(event: Json, query: Mapping[str, str]) -> Json:
+    return {**event, "rawQueryString": urlencode(query), "queryStringParameters": dict(query)}
+
+
 def _with_headers(event: Json, headers: Mapping[str, str]) -> Json:
     return {**event, "headers": {**event["headers"], **{name.lower(): value for name, value in headers.items()}}}
 
@@ -190,4 +228,8 @@ _PROOFS: Mapping[str, Callable[[Json, Keys, float, bool], Json]] = {
     "POST /leads": _with_lead_key,
     "GET /leads/{external_id}": _with_lead_key,
     "GET /leads/{external_id}/status": _with_lead_key,
+    "POST /amo/{hook_token}": _at_hook_token,
+    "POST /amo/{hook_token}/": _at_hook_token,
+    "GET /amo/oauth": _with_state,
+    "GET /amo/disconnect": _as_amocrm_signs,
 }

@@ -5,12 +5,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from random import Random
-from secrets import token_hex
+from secrets import token_hex, token_urlsafe
 from typing import Any, override
+from uuid import uuid4
 
 from tomlkit.items import Table
 
-from workbench.sandboxes import CartelCrmAccount, CartelCrmSandbox, Sandbox
+from amo_webhook.subscription import wanted_events
+from crm_relay.settings import AmoCrmNotes
+from workbench.sandboxes import (
+    AmoCrmAccount,
+    AmoCrmSandbox,
+    CartelCrmAccount,
+    CartelCrmSandbox,
+    Integration,
+    PipelineHook,
+    Sandbox,
+)
 from workbench.sandboxes.cartelcrm import Life
 
 type Json = dict[str, Any]
@@ -18,7 +29,13 @@ type Json = dict[str, Any]
 LOCAL_LIFE: Life = ((1, "new"), (1, "accepted"), (2, "hold"), (2, "approved"), (2, "paid"))
 """What becomes of every lead that the sandbox accepts, within seconds."""
 
+AMOCRM_ACCOUNT = "main"
+"""What relay.toml and the secret call amoCRM's account."""
+OLD_LEADS = 200
+"""Leads that amoCRM has had since before anybody subscribed to hooks."""
+
 _REPEAT_SCALE = 0.1
+_HOOK_REPEAT_SCALE = 0.05
 
 
 class LocalCrm(ABC):
@@ -43,7 +60,7 @@ class LocalCrm(ABC):
 
     @abstractmethod
     def connect(self, outputs: Mapping[str, str]) -> None:
-        """Tell the sandbox where to call back; `outputs` are those of the template."""
+        """Tell the sandbox where to call back; `outputs` are those of the template. It comes before `secret`."""
 
 
 class CartelCrm(LocalCrm):
@@ -82,5 +99,48 @@ class CartelCrm(LocalCrm):
         self.sandbox.account = replace(self.sandbox.account, callback_url=outputs["CallbackUrl"])
 
 
-SANDBOXES: tuple[type[LocalCrm], ...] = (CartelCrm,)
+class AmoCrm(LocalCrm):
+    """amoCRM, with a private integration that has a long-lived token, and with hooks on what happens to cards."""
+
+    name = "amocrm"
+    title = "amoCRM"
+
+    def __init__(self) -> None:
+        account = AmoCrmAccount(repeat_scale=_HOOK_REPEAT_SCALE)
+        self._integration = Integration(
+            client_id=str(uuid4()), client_secret=token_hex(32), redirect_uri="", user_id=account.users[0].id
+        )
+        account = replace(account, integrations=(self._integration,))
+        self.sandbox: AmoCrmSandbox = AmoCrmSandbox(account, clock=time.time, random=Random())
+        self.sandbox.add("leads", copies=OLD_LEADS, name="Заявка с сайта", price=30_000)
+        self.keys = {
+            "hook_token": token_urlsafe(32),
+            "long_lived_token": self.sandbox.long_lived_token(self._integration.client_id),
+            "client_id": self._integration.client_id,
+            "client_secret": self._integration.client_secret,
+        }
+
+    @property
+    @override
+    def secret(self) -> Json:
+        return {AMOCRM_ACCOUNT: {**self.keys, "redirect_uri": self._integration.redirect_uri}}
+
+    @override
+    def configure(self, table: Table, url: str) -> None:
+        account = self.sandbox.account
+        host = url.removeprefix("http://")
+        table["accounts"] = {AMOCRM_ACCOUNT: {"account_id": account.id, "host": host, "subdomain": account.subdomain}}
+
+    @override
+    def connect(self, outputs: Mapping[str, str]) -> None:
+        url = outputs["AmoHookUrl"].replace("{hook_token}", self.keys["hook_token"])
+        self._integration = replace(self._integration, redirect_uri=outputs["AmoOAuthUrl"])
+        account = self.sandbox.account
+        # In the second stage of the first pipeline a robot tells of the leads that it is given.
+        robot = PipelineHook(url, frozenset({account.pipelines[0].statuses[1].id}))
+        self.sandbox.account = replace(account, integrations=(self._integration,), pipeline_hooks=(robot,))
+        self.sandbox.subscribe(url, *sorted(wanted_events(AmoCrmNotes())))
+
+
+SANDBOXES: tuple[type[LocalCrm], ...] = (CartelCrm, AmoCrm)
 """In the order of their ports, which follow that of the API."""

@@ -131,6 +131,11 @@ class LocalRelay:
         found = self.crms.get(kind.name)
         return found if isinstance(found, kind) else None
 
+    @property
+    def real_crms(self) -> list[str]:
+        """The titles of the CRMs that are the real ones."""
+        return [kind.title for kind in SANDBOXES if kind.name not in self.crms]
+
     async def enqueue(self, queue: str, body: str) -> str:
         """Send a message to a queue, by its name; return the message's id. Raises KeyError if there is none."""
         url = next((each for each in self.stack.outputs.values() if each.endswith(f"/{queue}")), None)
@@ -151,15 +156,18 @@ class LocalRelay:
         return str(answer["Entries"][0]["EventId"])
 
     async def invoke(self, folder: str, event: Json) -> Any:
-        """Invoke the function of a folder in functions/ that has no route; return its answer.
+        """Invoke the function of a folder in functions/ that has a schedule, or else no route; return its answer.
 
         Raises KeyError if there is none, and FunctionError.
         """
-        routed = {route.function for route in self.stack.blueprint.routes}
-        for name, plan in self.stack.blueprint.functions.items():
-            if plan.handler.startswith(f"{folder}.") and name not in routed:
-                return await self.stack.invoke(name, event)
-        raise KeyError(folder)
+        blueprint = self.stack.blueprint
+        scheduled = {schedule.function for schedule in blueprint.schedules}
+        routed = {route.function for route in blueprint.routes}
+        here = [name for name, plan in blueprint.functions.items() if plan.handler.startswith(f"{folder}.")]
+        names = sorted((name for name in here if name not in routed), key=lambda name: name not in scheduled)
+        if not names:
+            raise KeyError(folder)
+        return await self.stack.invoke(names[0], event)
 
     async def deliveries(self) -> dict[str, Counter[str]]:
         """Count what the table knows, by kind and state; what no worker has taken yet is "WAITING"."""
@@ -198,7 +206,9 @@ class LocalRelay:
             yield from page["Items"]
 
     async def _open(self, given: Json) -> None:
-        """Fill the secret, and let the sandboxes call back."""
+        """Let the sandboxes call back, and fill the secret."""
+        for crm in self.crms.values():
+            crm.connect(self.stack.outputs)
         digest = hashlib.sha256(self.keys["lead_api_key"].encode()).hexdigest()
         secret = {
             **given,
@@ -207,8 +217,6 @@ class LocalRelay:
         }
         put = self.stack.client("secretsmanager").put_secret_value
         await asyncio.to_thread(put, SecretId=self.stack.outputs["SecretArn"], SecretString=json.dumps(secret))
-        for crm in self.crms.values():
-            crm.connect(self.stack.outputs)
 
     async def _watch(self, on_event: Callable[[Published], None] | None) -> None:
         async for published in self.stack.events():

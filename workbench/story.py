@@ -1,10 +1,10 @@
-"""The story that `relay start` plays: leads and callbacks, most of them from events/, and what must come of them."""
+"""The story that `relay start` plays: leads, callbacks and hooks, and what must come of them."""
 
 import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from secrets import token_hex
@@ -14,8 +14,9 @@ import aiohttp
 
 from workbench import events
 from workbench.events import HttpRequest, Json
-from workbench.local_crms import CartelCrm
+from workbench.local_crms import AmoCrm, CartelCrm
 from workbench.local_relay import LocalRelay
+from workbench.sandboxes.amocrm.account import NOBODY
 from workbench.sandboxes.callbacks import Callback
 from workbench.sandboxes.cartelcrm import Lead
 from workbench.sandboxes.faults import RateLimited, Reset
@@ -32,6 +33,7 @@ _SUBMIT = "LeadSubmitFunction"
 _LEAD_API = ("LeadApiFunction",)
 _LEAD_SUBMIT = (_SUBMIT,)
 _CALLBACK = ("CallbackReceiveFunction", "CallbackProcessFunction")
+_HOOK = ("AmoReceiveFunction", "AmoNoteFunction")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,27 +61,41 @@ class LeadTold:
     status: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class NotesTold:
+    """Something that happened in amoCRM, to so many leads: the hooks that told of it, and the notes of those leads."""
+
+    happened: str
+    leads: int
+    hooks: int
+    notes: int
+
+
 class Unexpected(Exception):
     """Something else came than the story wants. It has been told."""
 
 
 @dataclass
 class Story:
-    """Plays on a relay whose CartelCRM is the sandbox, and tells each step."""
+    """Plays on a relay whose CRMs are all sandboxes, and tells each step."""
 
     relay: LocalRelay
     tell: Callable[[Step], None]
     patience: float = PATIENCE
     steps: list[Step] = field(default_factory=list)
     leads: list[LeadTold] = field(default_factory=list)
+    notes: list[NotesTold] = field(default_factory=list)
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     """Deliveries by kind and state, when the story was over."""
     dead_letters: int = 0
 
     def __post_init__(self) -> None:
-        crm = self.relay.crm(CartelCrm)
-        assert crm
-        self._crm = crm.sandbox
+        cartelcrm, amocrm = self.relay.crm(CartelCrm), self.relay.crm(AmoCrm)
+        assert cartelcrm
+        assert amocrm
+        self._crm = cartelcrm.sandbox
+        self._amo = amocrm.sandbox
+        self._due: Counter[int] = Counter()  # notes by lead
         self._http: aiohttp.ClientSession
         self._asking = asyncio.Lock()
 
@@ -94,6 +110,7 @@ class Story:
             "ok": self.ok,
             "steps": [asdict(step) for step in self.steps],
             "leads": [asdict(lead) for lead in self.leads],
+            "notes": [asdict(notes) for notes in self.notes],
             "deliveries": self.counts,
             "dead_letters": self.dead_letters,
         }
@@ -103,6 +120,7 @@ class Story:
         async with aiohttp.ClientSession() as self._http:
             with self._lives_by_hand():
                 async with asyncio.TaskGroup() as meanwhile:
+                    meanwhile.create_task(self._chapter(self._cards()))
                     await self._chapter(self._first_lead())
                     await self._chapter(self._busy_crm(meanwhile))
                     await self._chapter(self._unlucky_leads())
@@ -175,14 +193,32 @@ class Story:
         ok = got == (403, {"error": "bad_signature"})
         self._check("", "a forged callback", "403 bad_signature", ok=ok, look=_CALLBACK)
 
+    async def _cards(self) -> None:
+        old = list(self._amo.entities.present["leads"])
+        hooks = self._hooks
+        [lead] = self._amo.add("leads", name="Окна", price=60_000)
+        await self._noted("lead added", [lead.id], self._hooks - hooks)
+        for happened, ids, by, fields in (
+            ("price changed", [lead.id], None, {"price": 75_000}),
+            ("moved by a robot", [lead.id], NOBODY, {"status_id": self._amo.account.pipelines[0].statuses[1].id}),
+            (f"{len(old)} leads changed", old, None, {"price": 45_000}),
+        ):
+            hooks = self._hooks
+            self._amo.change("leads", *ids, by=by, **fields)
+            await self._noted(happened, ids, self._hooks - hooks)
+
     async def _end(self) -> None:
         async def settled() -> bool | None:
             self.counts = await self.relay.deliveries()
             return None if any(_OPEN & states.keys() for states in self.counts.values()) else True
 
         if not await self._until(settled):
-            self._tell("", "the last messages", "they still wait", ok=False, look=_LEAD_SUBMIT + _CALLBACK)
+            self._tell("", "the last messages", "they still wait", ok=False, look=_LEAD_SUBMIT + _CALLBACK + _HOOK)
         queues = (await self.relay.stack.status())["queues"]
+        written = Counter({lead_id: self._written(lead_id) for lead_id in self._amo.entities.present["leads"]})
+        if written != self._due:
+            told = f"{written.total()} notes, not {self._due.total()}"
+            self._tell("", "amoCRM: each note once", told, ok=False, look=_HOOK)
         self.dead_letters = sum(depth["visible"] for name, depth in queues.items() if "DeadLetter" in name)
         for lead in self.leads:
             lead.status = str((await self._get(lead.external_id)).get("lead_status") or "")
@@ -237,6 +273,22 @@ class Story:
         ok = detail is not None and detail["applied"] is applied
         self._check(lead.external_id, sent, answer, ok=ok, look=_CALLBACK)
 
+    async def _noted(self, happened: str, ids: Sequence[int], hooks: int) -> None:
+        """Tell what has happened to leads when each has one more note."""
+        before = sum(map(self._written, ids))
+        self._due.update(ids)
+
+        async def written() -> bool | None:
+            return all(self._written(lead_id) >= self._due[lead_id] for lead_id in ids) or None
+
+        found = await self._until(written)
+        [*texts] = self._amo.card("leads", ids[0]).texts
+        # Of an addition the first sentence, of a change its last line, which names what is different.
+        said = texts[-1].splitlines()[-1].partition(". ")[0] if texts else "a note"
+        lead, told = (str(ids[0]), said) if len(ids) == 1 else ("", f"{len(ids)} notes")
+        self._check(lead, f"amoCRM: {happened}", told, ok=found, look=_HOOK)
+        self.notes.append(NotesTold(happened, len(ids), hooks, sum(map(self._written, ids)) - before))
+
     # Words
 
     async def _chapter(self, chapter: Coroutine[Any, Any, None]) -> None:
@@ -289,6 +341,16 @@ class Story:
                     found = await look()
                 return found
         return None
+
+    @property
+    def _hooks(self) -> int:
+        """How many hooks amoCRM has made so far."""
+        return len(self._amo.callbacks.log)
+
+    def _written(self, lead_id: int) -> int:
+        """How many notes a lead has, those included that its card does not show."""
+        card = self._amo.card("leads", lead_id)
+        return len(card.notes) + card.hidden
 
     @property
     def _waits(self) -> int:

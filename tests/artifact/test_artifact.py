@@ -21,7 +21,14 @@ from crm_relay.delivery.aws import DynamoStore
 from workbench import events
 from workbench.build import DEPENDENCIES_LIMIT, ROOT, BuildError, precompile, require_runtime
 from workbench.emulator import Built, Emulator, built
-from workbench.sandboxes import CartelCrmAccount, CartelCrmSandbox, serve
+from workbench.sandboxes import (
+    AmoCrmAccount,
+    AmoCrmSandbox,
+    CartelCrmAccount,
+    CartelCrmSandbox,
+    Integration,
+    serve,
+)
 
 BUILT = ROOT / ".aws-sam/build-x86_64"
 if not BUILT.is_dir():
@@ -33,7 +40,14 @@ FUNCTIONS: Mapping[str, str] = {
     if resource["Type"] == "AWS::Serverless::Function"
 }
 FOLDERS = sorted(folder.name for folder in BUILT.iterdir() if folder.is_dir())
-KEYS = {"lead_api_key": "lead-key", "cartelcrm_callback_secret": "callback"}
+INTEGRATION = Integration(client_id="client", client_secret="secret", redirect_uri="https://relay.test", user_id=0)
+KEYS = {
+    "lead_api_key": "lead-key",
+    "cartelcrm_callback_secret": "callback",
+    "amocrm_hook_token": "hook-token",
+    "amocrm_client_id": "client",
+    "amocrm_client_secret": "secret",
+}
 SECRET = {
     "cartelcrm": {"api_key": "key", "hmac_secret": "hmac", "callback_secrets": [{"value": "callback"}]},
     "lead_api_keys": {"website": hashlib.sha256(b"lead-key").hexdigest()},
@@ -44,10 +58,11 @@ in_the_world = pytest.mark.asyncio(loop_scope="module")
 
 @dataclass(frozen=True)
 class World:
-    """The build, the AWS that its functions reach, and CartelCRM's sandbox."""
+    """The build, the AWS that its functions reach, and the CRMs' sandboxes."""
 
     stack: Built
     cartelcrm: CartelCrmSandbox
+    amocrm: AmoCrmSandbox
     environment: Mapping[str, str]
 
     def item(self, key: str) -> Mapping[str, Any]:
@@ -62,6 +77,11 @@ class World:
         answer = self.stack.cloud.client("sqs").receive_message(QueueUrl=url, MaxNumberOfMessages=10)
         return [json.loads(json.loads(message["Body"])["payload"]["body"]) for message in answer.get("Messages", [])]
 
+    def changes(self) -> list[Any]:
+        """What hooks have told and waits in the queue."""
+        answer = self.stack.cloud.client("sqs").receive_message(QueueUrl=self._output("AmoQueueUrl"))
+        return [json.loads(message["Body"])["payload"] for message in answer.get("Messages", [])]
+
     def _output(self, name: str) -> str:
         return self.stack.blueprint.outputs[name]
 
@@ -70,14 +90,23 @@ class World:
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     account = CartelCrmAccount(api_key="key", hmac_secret="hmac", callback_secret="callback")
     cartelcrm = CartelCrmSandbox(account, clock=time.time, random=Random(1))
-    async with serve(cartelcrm) as url, built(BUILT) as stack:
+    amocrm = AmoCrmSandbox(AmoCrmAccount(integrations=(INTEGRATION,)), clock=time.time, random=Random(1))
+    amocrm.add("leads", name="Окна на кухню")
+    ours = {
+        "hook_token": "hook-token",
+        "long_lived_token": amocrm.long_lived_token("client"),
+        "client_id": "client",
+        "client_secret": "secret",
+        "redirect_uri": "https://relay.test",
+    }
+    async with serve(cartelcrm) as url, serve(amocrm) as amocrm_url, built(BUILT) as stack:
         stack.cloud.client("secretsmanager").put_secret_value(
-            SecretId=stack.blueprint.outputs["SecretArn"], SecretString=json.dumps(SECRET)
+            SecretId=stack.blueprint.outputs["SecretArn"], SecretString=json.dumps({**SECRET, "amocrm": {"main": ours}})
         )
         config = tmp_path_factory.mktemp("configuration") / "relay.toml"
-        config.write_text(pointed_at(url, stack), "utf-8")
+        config.write_text(pointed_at(url, stack) + with_account(amocrm.account, amocrm_url), "utf-8")
         # What is not compiled beforehand must not be left behind compiled, and Lambda's folders are read-only.
-        yield World(stack, cartelcrm, {"RELAY_CONFIG": str(config), "PYTHONDONTWRITEBYTECODE": "1"})
+        yield World(stack, cartelcrm, amocrm, {"RELAY_CONFIG": str(config), "PYTHONDONTWRITEBYTECODE": "1"})
 
 
 def pointed_at(url: str, stack: Built) -> str:
@@ -86,6 +115,13 @@ def pointed_at(url: str, stack: Built) -> str:
     text = layered.read_text("utf-8")
     assert text.count("https://cartelcrm.com/api") == 1
     return text.replace("https://cartelcrm.com/api", f"{url}/api")
+
+
+def with_account(account: AmoCrmAccount, url: str) -> str:
+    """Return the table of relay.toml for an account whose sandbox is at `url`."""
+    host = url.removeprefix("http://")
+    values = f'account_id = {account.id}\nhost = "{host}"\nsubdomain = "{account.subdomain}"\n'
+    return f"\n[amocrm.accounts.main]\n{values}"
 
 
 def callback_is_queued(world: World, answer: Any) -> None:
@@ -114,11 +150,35 @@ def nothing_is_drained(_world: World, answer: Any) -> None:
     assert answer == {"sent": 0, "failed": 0}
 
 
+def change_is_queued(world: World, answer: Any) -> None:
+    assert (answer["statusCode"], json.loads(answer["body"])) == (200, {"ok": True})
+    assert {"account": "main", "card": "leads", "id": 32966269, "added": False} in world.changes()
+
+
+def note_is_written(world: World, answer: Any) -> None:
+    assert answer == {"batchItemFailures": []}
+    assert len(world.amocrm.card("leads", 32966269).notes) == 1
+
+
+def consent_is_refused(_world: World, answer: Any) -> None:
+    assert answer["statusCode"] == 400
+    assert "<p>" in answer["body"]
+
+
+def hook_is_looked_after(world: World, answer: Any) -> None:
+    assert answer["main"] in ("repaired", "in_order")
+    assert len(world.amocrm.hooks.subscriptions) == 1
+
+
 CASES: Mapping[str, tuple[str, Callable[[World, Any], None]]] = {
     "callback_receiver.receive.handler": ("callback_receiver/lead_approved", callback_is_queued),
     "callback_receiver.process.handler": ("callback_receiver/callback_queued", lead_is_approved),
     "lead_submitter.api.handler": ("lead_submitter/post_lead", lead_is_accepted),
     "lead_submitter.submit.handler": ("lead_submitter/lead_queued", lead_is_submitted),
+    "amo_webhook.receive.handler": ("amo_webhook/lead_changed", change_is_queued),
+    "amo_webhook.add_notes.handler": ("amo_webhook/change_queued", note_is_written),
+    "amo_webhook.authorize.handler": ("amo_webhook/consent_refused", consent_is_refused),
+    "amo_webhook.upkeep.handler": ("amo_webhook/upkeep", hook_is_looked_after),
     "outbox.drain.handler": ("outbox/drain", nothing_is_drained),
 }
 """The event that a function gets, by its handler, and what must be so when it has answered."""

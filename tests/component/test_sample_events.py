@@ -8,23 +8,38 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from samtranslator.yaml_helper import yaml_parse
 from typer.testing import CliRunner, Result
 
+from amo_webhook import authorize, upkeep
 from crm_relay.delivery.envelope import Envelope
 from tests.gateway import Response
-from tests.relay import API_KEY, CALLBACK_SECRET, LEAD_KEY, Clock, Relay
+from tests.relay import API_KEY, CALLBACK_SECRET, HANDLERS, HOOK_TOKEN, LEAD_KEY, Clock, Relay
 from workbench import events
 from workbench.cli import app
 from workbench.cli.world import ROOT, World
 from workbench.events import Json, MissingKey, Trigger, UnknownEvent
+from workbench.sandboxes.amocrm.account import KINDS
 
-KEYS = {"lead_api_key": LEAD_KEY, "cartelcrm_callback_secret": CALLBACK_SECRET}
+KEYS = {
+    "lead_api_key": LEAD_KEY,
+    "cartelcrm_callback_secret": CALLBACK_SECRET,
+    "amocrm_hook_token": HOOK_TOKEN,
+    "amocrm_client_id": "client",
+    "amocrm_client_secret": "client-secret",
+}
 NAMES = events.names()
 CALLBACKS = [name for name in NAMES if name.startswith("callback_receiver/lead_")]
-RECEIVERS = {"callback_receiver": "callback_receive", "lead_submitter": "lead_api"}
-WORKERS = {"callback_receiver": "callback_process", "lead_submitter": "lead_submit", "outbox": "outbox_drain"}
+HOOKS = [name for name in NAMES if events.load(name).get("routeKey", "").startswith("POST /amo/")]
+RECEIVERS = {"callback_receiver": "callback_receive", "lead_submitter": "lead_api", "amo_webhook": "amo_receive"}
+WORKERS = {
+    "callback_receiver": "callback_process",
+    "lead_submitter": "lead_submit",
+    "amo_webhook": "amo_notes",
+    "outbox": "outbox_drain",
+}
 
 
 def signed(relay: Relay, event: Json, *, keys: events.Keys = KEYS, replay: bool = False) -> Json:
@@ -100,6 +115,62 @@ def test_a_lead_in_the_queue_is_submitted(relay: Relay, name: str) -> None:
 
 def test_a_lead_given_by_hand_is_accepted(relay: Relay) -> None:
     assert play(relay, "lead_submitter/direct_invoke")["status"] == "accepted"
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_a_hook_becomes_a_note_in_each_card(relay: Relay, name: str) -> None:
+    """The events are about the first leads, contact and company that a sandbox has."""
+    sandbox = relay.amo
+    sandbox.add("leads", copies=3, name="Окна на кухню")
+    sandbox.add("contacts", name="Оля Петренко")
+    sandbox.add("companies", name="Окна и двери")
+    assert play(relay, name).json() == {"ok": True}
+    relay.run(60)
+    cards = [sandbox.card(kind, id_) for kind in KINDS for id_ in sandbox.entities.present[kind]]
+    assert sum(len(card.notes) + card.hidden for card in cards) == (3 if "in_bulk" in name else 1)
+
+
+def test_a_queued_change_becomes_a_note(relay: Relay) -> None:
+    [lead] = relay.amo.add("leads", name="Окна на кухню")
+    assert play(relay, "amo_webhook/change_queued") == {"batchItemFailures": []}
+    assert len(relay.amo.card("leads", lead.id).notes) == 1
+
+
+@pytest.fixture
+def integrated(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> Relay:
+    """The relay with an OAuth integration and the functions that belong to it."""
+    monkeypatch.setitem(HANDLERS, "amo_authorize", ("notes", authorize.handler))
+    monkeypatch.setitem(HANDLERS, "amo_upkeep", ("notes", upkeep.handler))
+    for name, value in {"TABLE_NAME": "table", "RELAY_CONFIG": "relay.toml", "API_URL": "https://relay.test"}.items():
+        monkeypatch.setenv(name, value)
+    secrets = relay.secret_source()
+    account = msgspec.structs.replace(
+        secrets.amocrm["main"],
+        client_id=KEYS["amocrm_client_id"],
+        client_secret=KEYS["amocrm_client_secret"],
+        redirect_uri="https://relay.test/amo/oauth",
+    )
+    relay.secret_source = lambda: msgspec.structs.replace(secrets, amocrm={"main": account})
+    return relay
+
+
+def test_who_refuses_consent_reads_a_page(integrated: Relay) -> None:
+    event = signed(integrated, events.load("amo_webhook/consent_refused"))
+    answer = Response.of(integrated.invoke("amo_authorize", event))
+    assert answer.status == 400
+    assert answer.headers["content-type"].startswith("text/html")
+
+
+def test_amocrm_tells_of_a_disconnected_account(integrated: Relay) -> None:
+    unsigned = events.load("amo_webhook/disconnected")
+    assert Response.of(integrated.invoke("amo_authorize", unsigned)).status == 403
+    answer = Response.of(integrated.invoke("amo_authorize", signed(integrated, unsigned)))
+    assert (answer.status, answer.json()) == (200, {"ok": True})
+
+
+def test_the_schedule_makes_the_missing_hook(integrated: Relay) -> None:
+    assert integrated.invoke("amo_upkeep", events.load("amo_webhook/upkeep"), seconds=300) == {"main": "repaired"}
+    assert list(integrated.amo.hooks.subscriptions) == [f"https://relay.test/amo/{HOOK_TOKEN}"]
 
 
 def test_the_schedule_drains_an_empty_outbox(relay: Relay) -> None:

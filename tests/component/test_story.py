@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from workbench.cli import app, start
 from workbench.cli.world import World
-from workbench.local_crms import CartelCrm
+from workbench.local_crms import AmoCrm, CartelCrm, LocalCrm
 from workbench.local_relay import LocalRelay, Metrics
+from workbench.sandboxes import CartelCrmSandbox
 from workbench.story import Step, Story
 
 
@@ -20,14 +21,14 @@ class Broken:
     """A relay that is gone."""
 
     def __init__(self) -> None:
-        self.cartelcrm = CartelCrm()
+        self.crms = {crm.name: crm for crm in (CartelCrm(), AmoCrm())}
         self.keys = {"lead_api_key": "key", "cartelcrm_callback_secret": "secret"}
         self.metrics = Metrics()
         self.published: deque[Any] = deque()
         self.stack = SimpleNamespace(url="http://127.0.0.1:1")
 
-    def crm(self, _kind: object) -> CartelCrm:
-        return self.cartelcrm
+    def crm(self, kind: type[LocalCrm]) -> LocalCrm:
+        return self.crms[kind.name]
 
     async def publish(self, _event: object) -> str:
         raise ConnectionError("gone")
@@ -39,14 +40,16 @@ class Broken:
 async def test_whatever_goes_wrong_is_told_and_the_story_ends() -> None:
     """Each chapter for itself; and leads live by themselves again."""
     broken, told = Broken(), list[Step]()
-    lives = broken.cartelcrm.sandbox.account.lives
+    cartelcrm = broken.crms["cartelcrm"].sandbox
+    assert isinstance(cartelcrm, CartelCrmSandbox)
+    lives = cartelcrm.account.lives
     story = Story(cast("LocalRelay", broken), told.append, patience=0.0)
     await story.play()
     assert not story.ok
-    assert len(told) >= 4
+    assert len(told) >= 5
     assert [step for step in told if step.ok] == []
     assert json.loads(json.dumps(story.report()))["ok"] is False
-    assert broken.cartelcrm.sandbox.account.lives == lives
+    assert cartelcrm.account.lives == lives
 
 
 @pytest.mark.parametrize(("as_told", "code"), [(True, 0), (False, 1)])

@@ -38,6 +38,10 @@ class Row:
 ROWS = [
     Row("callback_receiver.receive", HTTP | MODELS, 500),
     Row("callback_receiver.process", HTTP | MODELS, 500),
+    Row("amo_webhook.receive", HTTP | MODELS, 500),
+    Row("amo_webhook.add_notes", MODELS | {"asyncio"}, 620),
+    Row("amo_webhook.authorize", MODELS | {"asyncio"}, 620),
+    Row("amo_webhook.upkeep", MODELS | {"asyncio"}, 620),
     Row("outbox.drain", HTTP | MODELS, 500),
     Row("lead_submitter.submit", MODELS | {"asyncio"}, 620),
     Row("lead_submitter.api", {"asyncio"}, 750),
@@ -77,6 +81,7 @@ def loaded(module: str) -> set[str]:
         "AWS_SECRET_ACCESS_KEY": "testing",
         "TABLE_NAME": "table",
         "SECRET_ID": "secret",
+        "API_URL": "https://relay.example",
         "BUS_NAME": "bus",
         "QUEUE_URL": "https://sqs.eu-central-1.amazonaws.com/123456789012/queue",
         "DEAD_LETTER_QUEUE_URL": "https://sqs.eu-central-1.amazonaws.com/123456789012/dead-letters",

@@ -9,6 +9,7 @@ import pytest
 from workbench.bench import price
 from workbench.bench.__main__ import Results
 from workbench.bench.cold_starts import RECEIVER_BUDGET, WORKER_BUDGET, ColdStart, budget
+from workbench.bench.notes import NoteRates, Notes
 from workbench.bench.own_time import BUDGETS, OwnTime, callback_body
 from workbench.bench.price import Item, Usage, bill, billed_for, cost, item_size, standing, ticks, together
 from workbench.bench.usage import Measured
@@ -70,6 +71,8 @@ def test_a_read_is_billed_by_what_is_found_and_half_if_it_need_not_be_the_newest
 def test_messages_and_events_are_billed_by_64_kb() -> None:
     assert billed_for("sqs:SendMessage", {"MessageBody": "a" * 65_536}, {}) == {Item.QUEUE_REQUEST: 1}
     assert billed_for("sqs:SendMessage", {"MessageBody": "я" * 65_536}, {}) == {Item.QUEUE_REQUEST: 2}
+    batch = {"Entries": [{"MessageBody": "a" * 65_536}, {"MessageBody": "a"}]}
+    assert billed_for("sqs:SendMessageBatch", batch, {}) == {Item.QUEUE_REQUEST: 2}
     entries = {"Entries": [{"Detail": "{}"}, {"Detail": "a" * 65_537}]}
     assert billed_for("events:PutEvents", entries, {}) == {Item.BUS_EVENT: 3}
 
@@ -157,19 +160,28 @@ def test_the_fastest_starts_are_compared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "p99", "calls", "missed"),
+    ("ratio", "p99", "seconds", "calls", "missed"),
     [
-        (1.15, 2.0, 3, []),
-        (1.16, 2.0, 3, ["cold start of Function"]),
-        (1.15, 2.1, 3, ["CPU time at 10 KB"]),
-        (1.15, 2.0, 4, ["AWS calls per callback"]),
+        (1.15, 2.0, 4.0, 3, []),
+        (1.16, 2.0, 4.0, 3, ["cold start of Function"]),
+        (1.15, 2.1, 4.0, 3, ["CPU time of a callback"]),
+        (1.15, 2.0, 4.1, 3, ["notes a second"]),
+        (1.15, 2.0, 4.0, 4, ["AWS calls per callback"]),
     ],
 )
-def test_what_is_over_its_budget_is_named(ratio: float, p99: float, calls: int, missed: list[str]) -> None:
+def test_what_is_over_its_budget_is_named(
+    ratio: float, p99: float, seconds: float, calls: int, missed: list[str]
+) -> None:
     """And whatever is named makes the benchmark fail."""
     start = ColdStart("Function", (400 * ratio,), (400.0,), budget=1.15)
-    measured = Measured((usage(most_calls=calls), usage(most_calls=9)), (), (), "rate(1 minute)", 0)
-    assert list(Results((start,), (OwnTime(10, 0.5, p99, 2.0),), measured).missed()) == missed
+    times = OwnTime("callback", 3000, 0.5, p99, 2.0)
+    rates = NoteRates(7.0, 5, Notes(1000, 24, seconds), Notes(25, 29, 4.0))
+    measured = Measured((usage(most_calls=calls), usage(most_calls=9)), (), (), (), "rate(1 minute)", 0)
+    assert list(Results((start,), (times,), rates, measured).missed()) == missed
+
+
+def test_notes_are_compared_as_ratio() -> None:
+    assert NoteRates(7.0, 5, Notes(1000, 24, 4.0), Notes(25, 29, 5.0)).ratio == pytest.approx(50.0)
 
 
 @pytest.mark.parametrize("kilobytes", BUDGETS)

@@ -1,6 +1,7 @@
 """Configuration: a mistake is named so that it can be mended, and a secret shows up nowhere."""
 
 import json
+import re
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 
 from crm_relay.cartelcrm.statuses import STATUSES
 from crm_relay.settings import (
+    AmoCrmAccount,
+    AmoCrmSettings,
     ConfigurationError,
     Secrets,
     SecretSource,
@@ -57,6 +60,16 @@ def test_the_file_that_ships_shows_the_defaults() -> None:
 
 def vars_of(value: Settings) -> dict[str, object]:
     return {name: getattr(value.cartelcrm, name) for name in value.cartelcrm.__struct_fields__}
+
+
+def test_the_example_of_an_amocrm_account_shows_the_defaults(tmp_path: Path) -> None:
+    """It is a comment, so that nobody needs amoCRM; uncommented it works, and changes nothing but what it must say."""
+    text = RELAY_TOML.read_text("utf-8")
+    path = tmp_path / "relay.toml"
+    path.write_text(re.sub(r"^# (?=\[|\w+ = )", "", text[text.index("# amoCRM") :], flags=re.MULTILINE), "utf-8")
+    account = AmoCrmAccount(account_id=32427762, host="example.amocrm.ru")
+    assert load_settings(path).amocrm == AmoCrmSettings(accounts={"main": account})
+    assert load_settings(RELAY_TOML).amocrm == AmoCrmSettings()
 
 
 def test_an_empty_file_is_the_defaults(load: Callable[[str], Settings]) -> None:

@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from workbench.bench import cold_starts, own_time, price, usage
+from workbench.bench import cold_starts, notes, own_time, price, usage
 from workbench.bench.cold_starts import ColdStart
+from workbench.bench.notes import NoteRates, Notes
 from workbench.bench.own_time import OwnTime
 from workbench.bench.price import Architecture, Bill, Item, Usage
 from workbench.bench.usage import Measured
 from workbench.emulator import ROOT, EmulatorError, built
 from workbench.stack.template import transformed
 
-_RECEIVER = "callback_receiver.receive.handler"
 _UNREST = 1.5
 """Median over minimum above which starts tell more of the machine than of the functions."""
 
@@ -31,12 +31,15 @@ class Results:
 
     starts: tuple[ColdStart, ...]
     times: tuple[OwnTime, ...]
+    notes: NoteRates
     measured: Measured
 
     def missed(self) -> Iterator[str]:
         """Name what is over its budget."""
         yield from (f"cold start of {start.function}" for start in self.starts if not start.kept)
-        yield from (f"CPU time at {each.kilobytes} KB" for each in self.times if not each.kept)
+        yield from (f"CPU time of a {each.what}" for each in self.times if not each.kept)
+        if not self.notes.kept:
+            yield "notes a second"
         if not self.measured.kept:
             yield "AWS calls per callback"
 
@@ -46,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m workbench.bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="cold starts of each function (15)")
     parser.add_argument("--samples", type=int, default=20, help="leads and callbacks whose AWS calls are counted (20)")
+    parser.add_argument("--notes", type=int, default=3000, help="notes that are written to amoCRM's sandbox (3000)")
     parser.add_argument("--built", type=Path, default=ROOT / ".aws-sam/build-x86_64", help="what to measure")
     options = parser.parse_args(arguments)
     if not (options.built / "template.yaml").is_file():
@@ -53,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Not the stream of the moment: the handlers' output is turned aside while they run.
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 110)
     try:
-        results = asyncio.run(_measure(options.built.resolve(), options.rounds, options.samples, console))
+        results = asyncio.run(_measure(options, console))
     except EmulatorError as error:
         sys.exit(f"bench: {error}")
     _print(results, console)
@@ -69,23 +73,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print("[green]All budgets are kept.[/]")
 
 
-async def _measure(folder: Path, rounds: int, samples: int, console: Console) -> Results:
+async def _measure(options: argparse.Namespace, console: Console) -> Results:
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("Starting AWS on this machine", total=rounds + len(own_time.BUDGETS) + 5)
+        task = progress.add_task("Starting AWS on this machine", total=options.rounds + len(own_time.BUDGETS) + 10)
 
         def tick() -> None:
             progress.advance(task)
 
-        async with built(folder) as stack:
+        async with built(options.built.resolve()) as stack:
             progress.update(task, description="Cold starts")
-            starts = cold_starts.measure(stack, rounds, tick)
-            progress.update(task, description="CPU time of a callback")
+            starts = cold_starts.measure(stack, options.rounds, tick)
+            progress.update(task, description="CPU time of a call")
             plans = {plan.handler: plan for plan in stack.blueprint.functions.values()}
-            times = own_time.measure(plans[_RECEIVER], tick)
+            times = own_time.measure(plans, tick)
+            progress.update(task, description="Notes of amoCRM")
+            written = await notes.measure(stack.blueprint, options.notes, tick)
             progress.update(task, description="AWS calls")
             seconds = {start.function: min(start.durations) / 1000 for start in starts}
-            return Results(starts, times, usage.measure(stack, seconds, samples, tick))
+            return Results(starts, times, written, usage.measure(stack, seconds, options.samples, tick))
 
 
 def _print(results: Results, console: Console) -> None:
@@ -94,6 +100,7 @@ def _print(results: Results, console: Console) -> None:
     measured = results.measured
     prices = {
         "callbacks": price.together((price.bill(each, architecture) for each in measured.callback), price.MILLION),
+        "hooks": price.together((price.bill(each, architecture) for each in measured.hook), price.MILLION),
         "leads": price.together((price.bill(each, architecture) for each in measured.lead), price.MILLION),
         "waiting": price.together(
             [
@@ -104,7 +111,13 @@ def _print(results: Results, console: Console) -> None:
             ]
         ),
     }
-    for table in (_cold_starts(results.starts), _own_times(results.times), _aws_calls(measured), _prices(prices)):
+    for table in (
+        _cold_starts(results.starts),
+        _own_times(results.times),
+        _notes(results.notes),
+        _aws_calls(measured),
+        _prices(prices),
+    ):
         console.print(table)
         console.print()
     console.print(_small_print(architecture), style="dim", highlight=False)
@@ -126,16 +139,30 @@ def _milliseconds(durations: Sequence[float]) -> tuple[str, str]:
 
 
 def _own_times(times: Sequence[OwnTime]) -> Table:
-    table = _table("Own CPU time of a callback", "p50", "p99", "budget")
+    table = _table("Own CPU time of a call", "calls", "p50", "p99 of all", "budget")
     for each in times:
         p99 = _judged(f"{each.p99:.2f} ms", kept=each.kept)
-        table.add_row(f"{each.kilobytes} KB", f"{each.p50:.2f} ms", p99, f"{each.budget:.0f} ms")
+        table.add_row(each.what, f"{each.samples}", f"{each.p50:.2f} ms", p99, f"{each.budget:.0f} ms")
+    return table
+
+
+def _notes(rates: NoteRates) -> Table:
+    title = f"Notes to amoCRM, {rates.limit:.0f} requests a second, {notes.LATENCY * 1000:.0f} ms each"
+    table = _table(title, "notes", "requests", "a second", "times", "goal")
+
+    def row(way: str, written: Notes, times: str, goal: str, figure: str) -> None:
+        table.add_row(way, str(written.notes), str(written.requests), figure, times, goal)
+
+    together, alone = rates.together, rates.one_by_one
+    figure = _judged(f"{together.per_second:.1f}", kept=rates.kept)
+    row(f"many a request, {rates.workers} workers", together, f"{rates.ratio:.0f}", f"{notes.GOAL:.0f}", figure)
+    row("one a request", alone, "1", "", f"{alone.per_second:.1f}")
     return table
 
 
 def _aws_calls(measured: Measured) -> Table:
     table = _table("AWS calls of an invocation", "most", "budget", "CPU", "log", "on average")
-    for each in (*measured.callback, *measured.lead, *measured.outbox):
+    for each in (*measured.callback, *measured.hook, *measured.lead, *measured.outbox):
         budgeted = each is measured.callback[0]
         table.add_row(
             each.what,
@@ -156,7 +183,11 @@ def _which(each: Usage) -> str:
 
 def _prices(prices: Mapping[str, Bill]) -> Table:
     table = _table(
-        f"List price in US dollars, {price.REGION}, {price.AS_OF}", "1 M callbacks", "1 M leads", "a month of waiting"
+        f"List price in US dollars, {price.REGION}, {price.AS_OF}",
+        "1 M callbacks",
+        "1 M hooks",
+        "1 M leads",
+        "a month of waiting",
     )
     for item in Item:
         if any(item in billed for billed in prices.values()):
@@ -175,7 +206,7 @@ def _small_print(architecture: Architecture) -> str:
     return (
         "Measured here: cold starts, CPU time (boto3's with it), AWS calls and the sizes of what they carry, bytes "
         "logged, metrics. From the template: memory, processor, queues, alarms, schedule. Assumed, since this machine "
-        f"is no Lambda: {price.AWS_CALL * 1000:.0f} ms for an AWS call, {price.CRM_CALL * 1000:.0f} ms for CartelCRM, "
+        f"is no Lambda: {price.AWS_CALL * 1000:.0f} ms for an AWS call, {price.CRM_CALL * 1000:.0f} ms for a CRM, "
         f"a vCPU ({architecture}) as fast as one here, {price.COLD_STARTS:.0%} cold starts, {price.TRACED:.0%} of "
         f"invocations traced, {price.MESSAGES_PER_BATCH} message per batch, callbacks of {usage.CALLBACK_BYTES} bytes. "
         "Stored items are paid until they expire. Left out: free tiers, data transfer, taxes. A lead's callbacks "

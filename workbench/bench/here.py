@@ -48,13 +48,13 @@ class FunctionHere:
 
             self._install = runtime.install
             self._install(runtime.Runtime(*instead) if instead else None)
-            self._runtime = runtime.runtime()
+            self.runtime = runtime.runtime()
         self._context = _Context(plan)
 
     def invoke(self, event: Any) -> Invocation:
         """Have an event handled."""
         with self._at_home():
-            self._install(self._runtime)
+            self._install(self.runtime)
             _LOG.seek(0)
             _LOG.truncate()
             before = time.process_time()

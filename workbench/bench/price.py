@@ -26,7 +26,7 @@ VCPU_AT = 1769
 AWS_CALL = 0.010
 """Seconds that a function waits for an answer of DynamoDB, SQS or EventBridge. Assumed."""
 CRM_CALL = 0.5
-"""Seconds that a function waits for CartelCRM's answer. Assumed."""
+"""Seconds that a function waits for a CRM's answer. Assumed."""
 COLD_STARTS = 0.01
 """Share of invocations that start a new environment, which is billed too. Assumed; AWS speaks of less."""
 TRACED = 0.75
@@ -209,6 +209,9 @@ def billed_for(operation: str, request: Mapping[str, Any], answer: Mapping[str, 
             return {Item.READ_UNIT: 0.5 * _units(sum(map(item_size, answer["Items"])), 4096)}
         case "sqs:SendMessage":
             return {Item.QUEUE_REQUEST: _units(len(request["MessageBody"].encode()), 64 * 1024)}
+        case "sqs:SendMessageBatch":
+            size = sum(len(entry["MessageBody"].encode()) for entry in request["Entries"])
+            return {Item.QUEUE_REQUEST: _units(size, 64 * 1024)}
         case "events:PutEvents":
             sizes = [len(entry["Detail"].encode()) for entry in request["Entries"]]
             return {Item.BUS_EVENT: sum(_units(size, 64 * 1024) for size in sizes)}

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 from unittest import mock
 
@@ -14,10 +15,13 @@ import httpx
 
 from crm_relay.delivery.aws import client
 from crm_relay.http_client import HttpClient
+from crm_relay.settings import AmoCrmSecrets, Secrets
 from workbench.bench.here import FunctionHere
-from workbench.bench.own_time import SECRET, callback_event, http_event
+from workbench.bench.notes import INTEGRATION
+from workbench.bench.own_time import SECRET, callback_event, hook_event, http_event, with_amocrm
 from workbench.bench.price import GB, LOG_RECORD, MONTH, Bill, Item, Trigger, Usage, billed_for, item_size, together
 from workbench.emulator import REGION, Built
+from workbench.sandboxes import AmoCrmAccount, AmoCrmSandbox, MemoryTransport
 from workbench.stack.cloud import CREDENTIALS
 
 CALLS_BUDGET = 3
@@ -33,12 +37,13 @@ _STORED_OVERHEAD = 100
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The invocations that a callback, a lead and a look into the outbox take.
+    """The invocations that a callback, a hook on one lead, a lead and a look into the outbox take.
 
     `schedule` says how often the outbox is looked into, `series` counts the metrics of our own that were written.
     """
 
     callback: tuple[Usage, ...]
+    hook: tuple[Usage, ...]
     lead: tuple[Usage, ...]
     outbox: tuple[Usage, ...]
     schedule: str
@@ -57,7 +62,7 @@ def measure(stack: Built, starts: Mapping[str, float], samples: int, tick: Calla
         stack: the resources.
         starts: seconds of a cold start, by function.
         samples: how many leads are counted.
-        tick: called after each of the five steps.
+        tick: called after each of the seven steps.
     """
     stack.cloud.client("secretsmanager").put_secret_value(
         SecretId=stack.blueprint.outputs["SecretArn"], SecretString=json.dumps(_secret())
@@ -72,9 +77,31 @@ def measure(stack: Built, starts: Mapping[str, float], samples: int, tick: Calla
     callbacks = (callback_event(CALLBACK_BYTES, name) for name in names)
     received = bench.run("callback, received", receive, "http", callbacks)
     processed = bench.run("callback, processed", process, "queue", bench.messages())
+    hooked, noted = _hooks(bench, len(names))
     drained = bench.run("outbox, empty", bench.function("outbox.drain"), "schedule", ({} for _ in names))
     [schedule] = [each.expression for each in stack.blueprint.schedules if each.function == drained.function]
-    return Measured((received, processed), (submitted, settled), (drained,), schedule, len(bench.series))
+    return Measured(
+        (received, processed), (hooked, noted), (submitted, settled), (drained,), schedule, len(bench.series)
+    )
+
+
+def _hooks(bench: "_Bench", number: int) -> tuple[Usage, Usage]:
+    """Let hooks, each on another lead, become notes in amoCRM's sandbox."""
+    sandbox = AmoCrmSandbox(
+        AmoCrmAccount(integrations=(INTEGRATION,), requests_per_second=1000), clock=time.time, random=Random(1)
+    )
+    token = sandbox.long_lived_token(INTEGRATION.client_id)
+    secrets = Secrets(amocrm={"benchmark": AmoCrmSecrets(hook_token=SECRET, long_lived_token=token)})
+    sandbox.subscribe("https://relay.example/amo", "update_lead")
+    leads = sandbox.add("leads", copies=number, name="Окна на кухню", price=60_000)
+    for lead in leads:
+        sandbox.change("leads", lead.id, price=75_000)
+    hooks = [hook_event(callback.body) for callback in sandbox.callbacks.log]
+    client = HttpClient(bench.counted(MemoryTransport({sandbox.account.host: sandbox})))
+    with mock.patch("amo_webhook.account.http_client", return_value=client):
+        receive, note = (bench.function(f"amo_webhook.{name}", secrets) for name in ("receive", "add_notes"))
+        hooked = bench.run("hook, received", receive, "http", hooks)
+        return hooked, bench.run("hook, its note", note, "queue", bench.messages())
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +127,23 @@ class _Bench:
         with mock.patch.dict("os.environ", self._environment):
             self._meter = _Meter([client(name) for name in ("dynamodb", "sqs", "events", "secretsmanager")])
 
-    def function(self, module: str) -> FunctionHere:
-        """Load a function."""
-        return FunctionHere(self._plans[f"{module}.handler"], self._environment)
+    def function(self, module: str, secrets: Secrets | None = None) -> FunctionHere:
+        """Load a function; with `secrets`, those of an account of amoCRM, in the place of what is in the store."""
+        plan = self._plans[f"{module}.handler"]
+        function = FunctionHere(plan, self._environment)
+        if secrets is None:
+            return function
+        settings = with_amocrm(function.runtime.settings)
+        return FunctionHere(plan, self._environment, (function.runtime.ports, settings, lambda: secrets))
+
+    def counted(self, transport: httpx.BaseTransport) -> httpx.BaseTransport:
+        """Return a transport that counts what goes to the CRM."""
+
+        def handle(request: httpx.Request) -> httpx.Response:
+            self._crm_calls += 1
+            return transport.handle_request(request)
+
+        return httpx.MockTransport(handle)
 
     def run(self, what: str, function: FunctionHere, trigger: Trigger, events: Iterable[Any]) -> Usage:
         """Have all events handled and return what one of them took; the first ones only warm the function up."""
@@ -181,8 +222,13 @@ class _Meter:
         params = context["metered"]
         self._calls[operation] += 1
         self._bills.append(billed_for(operation, params, parsed))
-        if operation == "sqs:SendMessage":
-            self._messages.append(params["MessageBody"])
+        match operation:
+            case "sqs:SendMessage":
+                self._messages.append(params["MessageBody"])
+            case "sqs:SendMessageBatch":
+                self._messages += [entry["MessageBody"] for entry in params["Entries"]]
+            case _:
+                pass
         if operation == "dynamodb:PutItem":
             self._bills.append({Item.STORED_MONTH: self._store(params["Item"])})
 

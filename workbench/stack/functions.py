@@ -4,11 +4,15 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from workbench.stack.blueprint import FunctionPlan
 from workbench.stack.environments import PAYLOAD_LIMIT, Environment, FunctionError, variables_of
+
+_PATIENCE = 0.3
+"""Seconds for which an invocation waits for a process that is at work: to start another takes longer."""
 
 type LogListener = Callable[[str, str], None]
 
@@ -50,6 +54,7 @@ class Function:
         self._listener = listener
         self._environments: set[Environment] = set()
         self._idle: list[Environment] = []
+        self._freed = asyncio.Event()
 
     @property
     def processes(self) -> int:
@@ -76,6 +81,7 @@ class Function:
             finally:
                 if environment.alive:
                     self._idle.append(environment)
+                    self._freed.set()
         return json.loads(answer)
 
     async def warm(self) -> None:
@@ -99,9 +105,14 @@ class Function:
         self._log_file.close()
 
     async def _environment(self) -> Environment:
-        while self._idle:
-            if (environment := self._idle.pop()).alive:
-                return environment
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                while self.processes:
+                    while self._idle:
+                        if (environment := self._idle.pop()).alive:
+                            return environment
+                    self._freed.clear()
+                    await self._freed.wait()
         for environment in [each for each in self._environments if not each.alive]:
             self._environments.discard(environment)
             await environment.close()

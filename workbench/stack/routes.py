@@ -45,7 +45,7 @@ class Routes:
 def _rank(route: Route) -> tuple[list[int], bool]:
     if route.path == DEFAULT:
         return [3], True
-    kinds = [_kind(segment) for segment in route.path.strip("/").split("/")]
+    kinds = [_kind(segment) for segment in route.path.removeprefix("/").split("/")]
     return kinds, route.method == "ANY"
 
 
@@ -58,6 +58,6 @@ def _kind(segment: str) -> int:
 def _pattern(path: str) -> re.Pattern[str]:
     if path == DEFAULT:
         return re.compile(".*", re.DOTALL)
-    segments = path.strip("/").split("/")
+    segments = path.removeprefix("/").split("/")
     patterns = ((re.escape(segment), "([^/]+)", "(.+)")[_kind(segment)] for segment in segments)
     return re.compile("/" + "/".join(patterns), re.DOTALL)
