@@ -2,14 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-type Kind = Literal["leads", "contacts", "companies"]
+type Kind = Literal["leads", "contacts", "companies", "customers"]
 """Entities with a card, named as in paths."""
 
-KINDS: tuple[Kind, ...] = ("leads", "contacts", "companies")
-SINGULAR: Mapping[Kind, str] = {"leads": "lead", "contacts": "contact", "companies": "company"}
-ELEMENT_TYPES: Mapping[Kind, int] = {"contacts": 1, "leads": 2, "companies": 3}
+KINDS: tuple[Kind, ...] = ("leads", "contacts", "companies", "customers")
+SINGULAR: Mapping[Kind, str] = {
+    "leads": "lead",
+    "contacts": "contact",
+    "companies": "company",
+    "customers": "customer",
+}
+ELEMENT_TYPES: Mapping[Kind, int] = {"contacts": 1, "leads": 2, "companies": 3, "customers": 12}
 
 NOBODY = 0
 """The user id of robots, and of the API where it acts for no user."""
@@ -25,15 +30,19 @@ class User:
     name: str
     email: str
     is_admin: bool = False
+    is_active: bool = True
+    rights: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A stage of a pipeline."""
+    """A stage of a pipeline. `sort` None: it stands where it is listed."""
 
     id: int
     name: str
     color: str = "#99ccff"
+    sort: int | None = None
+    descriptions: tuple[Mapping[str, Any], ...] = ()
 
 
 CLOSED = (Status(WON, "Успешно реализовано", "#CCFF66"), Status(LOST, "Закрыто и не реализовано", "#D5D8DB"))
@@ -46,6 +55,9 @@ class Pipeline:
     id: int
     name: str
     statuses: tuple[Status, ...]
+    sort: int | None = None
+    is_main: bool | None = None
+    is_unsorted_on: bool = False
 
     @property
     def all_statuses(self) -> tuple[Status, ...]:
@@ -64,13 +76,17 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class CustomField:
-    """A custom field of one kind of entity; `type` is one of amoCRM's field types."""
+    """A custom field of one kind of entity; `type` is one of amoCRM's field types.
+
+    `more` are further parts of its definition, which the API keeps as they were written.
+    """
 
     id: int
     name: str
     type: str = "text"
     code: str | None = None
     options: tuple[Option, ...] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +135,7 @@ _PHONES = tuple(
 )
 _EMAILS = tuple(Option(718333 + 2 * number, code, code) for number, code in enumerate(("WORK", "PRIV", "OTHER")))
 
-CUSTOM_FIELDS: Mapping[Kind, tuple[CustomField, ...]] = {
+CUSTOM_FIELDS: Mapping[str, tuple[CustomField, ...]] = {
     "leads": (
         CustomField(752009, "Комментарий", "textarea"),
         CustomField(752011, "Количество", "numeric"),
@@ -141,6 +157,7 @@ CUSTOM_FIELDS: Mapping[Kind, tuple[CustomField, ...]] = {
         CustomField(735663, "Email", "multitext", "EMAIL", _EMAILS),
         CustomField(735665, "Web", "url", "WEB"),
     ),
+    "customers": (CustomField(735671, "Договор", "text"),),
 }
 
 
@@ -151,24 +168,30 @@ class AmoCrmAccount:
     `host` is where it lives and `api_domain` where it can be asked for when it has moved. After `block_after`
     refusals for the rate within a minute it is blocked. `repeat_scale` stretches the delays after badly
     answered hooks, and the time for which bad answers are held against them: 0.001 makes an hour 3.6 seconds.
-    A hook carries at most `entities_per_hook` entities.
+    A hook carries at most `entities_per_hook` entities. Files are at `drive_host`, which takes parts of at most
+    `part_size` bytes, of files of at most `file_size`. `custom_fields` are by what they belong to, named as in paths.
+    `api_key` is the one that integrations had before OAuth.
     """
 
     integrations: tuple[Integration, ...] = ()
     id: int = 32427762
     host: str = "example.amocrm.ru"
     api_domain: str = "api-b.amocrm.ru"
+    drive_host: str = "drive-b.amocrm.ru"
     name: str = "Окна"
     time_zone: str = "Europe/Moscow"
     users: tuple[User, ...] = USERS
     pipelines: tuple[Pipeline, ...] = PIPELINES
-    custom_fields: Mapping[Kind, tuple[CustomField, ...]] = field(default_factory=lambda: CUSTOM_FIELDS)
+    custom_fields: Mapping[str, tuple[CustomField, ...]] = field(default_factory=lambda: CUSTOM_FIELDS)
     pipeline_hooks: tuple[PipelineHook, ...] = ()
     requests_per_second: int = 7
     requests_per_second_of_all: int = 50
     block_after: int = 50
     entities_per_hook: int = 50
     repeat_scale: float = 1.0
+    api_key: str = "old-api-key"
+    part_size: int = 524_288
+    file_size: int = 314_572_800
 
     @property
     def subdomain(self) -> str:

@@ -1,4 +1,4 @@
-"""What can be written to leads, contacts and companies."""
+"""What can be written to leads, contacts, companies and customers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -55,7 +55,7 @@ class LeadEmbeddedBody(EmbeddedBody):
 
 
 class EntityBody(Body):
-    """What all three have. What is not sent stays as it is."""
+    """What all of them have. What is not sent stays as it is."""
 
     id: Id | None = None
     name: str | None = None
@@ -93,4 +93,31 @@ class CompanyBody(EntityBody):
     """A company."""
 
 
-BODIES: Mapping[Kind, type[EntityBody]] = {"leads": LeadBody, "contacts": ContactBody, "companies": CompanyBody}
+class SegmentBody(_Part):
+    """A segment that a customer is in."""
+
+    id: Id
+
+
+class CustomerEmbeddedBody(EmbeddedBody):
+    """`segments` replace all that there were, None clears them."""
+
+    segments: list[SegmentBody] | None = None
+
+
+class CustomerBody(EntityBody):
+    """A customer."""
+
+    next_price: int | None = None
+    next_date: Time | None = None
+    periodicity: int | None = None
+    status_id: Id | None = None
+    embedded: CustomerEmbeddedBody = Field(default_factory=CustomerEmbeddedBody, alias="_embedded")
+
+
+BODIES: Mapping[Kind, type[EntityBody]] = {
+    "leads": LeadBody,
+    "contacts": ContactBody,
+    "companies": CompanyBody,
+    "customers": CustomerBody,
+}

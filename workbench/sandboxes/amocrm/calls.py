@@ -70,8 +70,8 @@ class Item[B: Body](NamedTuple):
 class Call:
     """An authorised call.
 
-    `origin` is the address that links begin with, `by` the user it acts as, `most_items` how many items of a write
-    the API gets through before its gateway gives up.
+    `origin` is the address that links begin with, `drive` where files are, `by` the user it acts as, `most_items` how
+    many items of a write the API gets through before its gateway gives up.
     """
 
     request: SandboxRequest
@@ -79,6 +79,7 @@ class Call:
     origin: str
     by: int
     now: int
+    drive: str = ""
     most_items: int | None = None
 
     @cached_property
@@ -174,6 +175,11 @@ def not_supported(path: str) -> Mistake:
 
 def hal(content: Mapping[str, object], status: int = 200) -> SandboxResponse:
     """An answer with what was asked for."""
+    return bare(content, status)
+
+
+def bare(content: object, status: int = 200) -> SandboxResponse:
+    """An answer without an envelope."""
     return SandboxResponse(status, json.dumps(content).encode(), {"content-type": "application/hal+json"})
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from workbench.sandboxes.amocrm.account import CustomField, Kind, Option
+from workbench.sandboxes.amocrm.account import CustomField, Option
 from workbench.sandboxes.amocrm.bodies import FieldBody
 from workbench.sandboxes.amocrm.calls import Call, Mistake, not_supported
 
@@ -89,7 +89,7 @@ def _read(definition: CustomField, given: Value, path: str) -> Value | Mistake:
     if definition.type in _CHOICES:
         option = _chosen(definition, given)
         return _with(option.value, option) if option else not_supported(f"{path}.{_name_of_choice(given)}")
-    if definition.type in _KINDS_OF_TEXT:
+    if definition.type in _KINDS_OF_TEXT and definition.options:
         option = _chosen(definition, given) if given.keys() & {"enum_id", "enum_code"} else definition.options[0]
         if option is None:
             return not_supported(f"{path}.{_name_of_choice(given)}")
@@ -145,7 +145,7 @@ def _is_number(value: object) -> bool:
     return True
 
 
-def view_definition(call: Call, kind: Kind, definition: CustomField, place: int) -> dict[str, object]:
+def view_definition(call: Call, owner: str, definition: CustomField, place: int) -> dict[str, object]:
     """The definition of a field as the API shows it, in its `place` among the others."""
     options: Iterator[Mapping[str, object]] = (
         {"id": option.id, "value": option.value, "sort": sort, "code": option.code}
@@ -158,11 +158,13 @@ def view_definition(call: Call, kind: Kind, definition: CustomField, place: int)
         "code": definition.code,
         "sort": 500 + place,
         "group_id": None,
-        "entity_type": kind,
+        "entity_type": "catalogs" if owner.startswith("catalogs/") else owner.rpartition("/")[2],
         "account_id": call.account.id,
         "is_predefined": definition.code is not None,
         "is_api_only": False,
         "required_statuses": [],
         "enums": list(options) or None,
-        "_links": {"self": call.href(f"{kind}/custom_fields/{definition.id}")},
+        **({"catalog_id": int(owner.partition("/")[2])} if owner.startswith("catalogs/") else {}),
+        **definition.more,
+        "_links": {"self": call.href(f"{owner}/custom_fields/{definition.id}")},
     }

@@ -1,24 +1,30 @@
-"""Leads, contacts and companies, and writes to them that are being checked."""
+"""Leads, contacts, companies and customers, and writes to them that are being checked."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from workbench.sandboxes.amocrm.account import KINDS, AmoCrmAccount, Kind
-from workbench.sandboxes.amocrm.bodies import ContactBody, EntityBody, LeadBody
+from workbench.sandboxes.amocrm.bodies import ContactBody, CustomerBody, EntityBody, LeadBody
 from workbench.sandboxes.amocrm.calls import Mistake, not_supported
 from workbench.sandboxes.amocrm.custom_fields import Filled, fill
 
 
 @dataclass(slots=True, eq=False)
 class Entity:
-    """A lead, contact or company. `fields` are the plain ones as they are read; `links` lead to is_main."""
+    """A lead, contact, company or customer.
+
+    `fields` are the plain ones as they are read; `links` lead to is_main, `elements` of catalogs to what the link
+    says; `tags` are by id, `segments` are ids.
+    """
 
     kind: Kind
     fields: dict[str, Any]
     custom_fields: dict[int, Filled] = field(default_factory=dict)
-    tags: dict[str, int] = field(default_factory=dict)
+    tags: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     links: dict[Kind, dict[int, bool]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+    elements: dict[int, dict[str, Any]] = field(default_factory=dict)
+    segments: list[int] = field(default_factory=list)
 
     @property
     def id(self) -> int:
@@ -55,11 +61,13 @@ class Draft:
             else:
                 self.mistakes.append(not_supported(name))
         given = self.body.custom_fields_values or ()
-        self.custom_fields = fill(account.custom_fields[self.kind], given, self.mistakes)
+        self.custom_fields = fill(account.custom_fields.get(self.kind, ()), given, self.mistakes)
         if isinstance(self.body, LeadBody):
             self._check_lead(account, self.body)
         if isinstance(self.body, ContactBody):
             self._check_names()
+        if isinstance(self.body, CustomerBody):
+            self.fields |= self.sent("next_price", "next_date", "periodicity", "status_id")
 
     def _check_lead(self, account: AmoCrmAccount, body: LeadBody) -> None:
         if body.price is not None:
@@ -110,9 +118,20 @@ def blank(account: AmoCrmAccount, kind: Kind, id_: int, by: int, now: int) -> di
             "loss_reason_id": None,
             "closed_at": None,
             "score": None,
+            "source_id": None,
+            "is_price_modified_by_robot": False,
         },
         "contacts": {"first_name": "", "last_name": "", "is_unsorted": False},
         "companies": {},
+        "customers": {
+            "next_price": 0,
+            "next_date": None,
+            "status_id": None,
+            "periodicity": 0,
+            "ltv": 0,
+            "purchases_count": 0,
+            "average_check": 0,
+        },
     }
     return {
         "id": id_,

@@ -1,4 +1,4 @@
-"""`filter[…]` and `order[…]`: which of the things there are, and in what order."""
+"""`filter[…]`, `query` and `order[…]`: which of the things there are, and in what order."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
@@ -12,26 +12,46 @@ class Thing(Protocol):
     def __getitem__(self, name: str, /) -> Any: ...
 
 
-type _Test = Callable[[Thing], bool]
+type Test[T] = Callable[[T], bool]
+type Tester[T] = Callable[[object], Test[T]]
+"""Makes a test of what a filter wants: the subtree of the query under its name."""
+
+ORDERS = frozenset({"id", "created_at", "updated_at"})
 
 
-def find[T: Thing](call: Call, things: Mapping[int, T], by: Collection[str]) -> list[T]:
+def find[K, T: Thing](
+    call: Call,
+    things: Mapping[K, T],
+    by: Collection[str],
+    *,
+    orders: Collection[str] = ORDERS,
+    testers: Mapping[str, Tester[T]] | None = None,
+    text: Callable[[T], str] | None = None,
+    at_top: bool = False,
+) -> list[T]:
     """Those of `things`, which are by id, that the call's filter lets through, in the order that it asks for.
 
-    `by` are the fields that can be filtered by; `statuses` stands for pairs of pipeline and status. Filters by other
-    names are ignored, as amoCRM does. Refused: too many ids, or the bound of a range is no number.
+    `by` are the fields that can be filtered by; `statuses` stands for pairs of pipeline and status, `testers` are for
+    filters of another kind, `text` is what `query` searches, of a thing. Some services have their filters `at_top`
+    of the query. Filters by other names are ignored, as amoCRM does. Refused: too many ids, or the bound of a range
+    is no number.
     """
-    wanted = dict(_tree(call.query.get("filter")))
+    testers = testers or {}
+    wanted = dict(call.query if at_top else tree(call.query.get("filter")))
     candidates: Iterable[T] = things.values()
     if "id" in wanted and "id" in by:
-        ids = sorted({whole(value) or 0 for value in leaves(wanted.pop("id"))})
+        ids = {value if (number := whole(value)) is None else number for value in leaves(wanted.pop("id"))}
         if len(ids) > MOST_ITEMS:
             raise Refused(problem(422, f"Limit {MOST_ITEMS} ids per filter"))
-        candidates = [things[id_] for id_ in ids if id_ in things]
-    tests = [_test(name, value) for name, value in wanted.items() if name in by]
+        known: Mapping[Any, T] = things
+        candidates = [known[id_] for id_ in sorted(id_ for id_ in ids if id_ in things)]
+    tests = [_test(name, value) for name, value in wanted.items() if name in by and name not in testers]
+    tests += [testers[name](value) for name, value in wanted.items() if name in testers]
+    if text and (sought := "".join(leaves(call.query.get("query"))).casefold()):
+        tests.append(lambda thing: sought in text(thing).casefold())
     found = [thing for thing in candidates if all(test(thing) for test in tests)]
-    for name, direction in _tree(call.query.get("order")).items():
-        if name in {"id", "created_at", "updated_at"}:
+    for name, direction in tree(call.query.get("order")).items():
+        if name in orders:
             found.sort(key=lambda thing: thing[name], reverse=leaves(direction) == ["desc"])
     return found
 
@@ -47,16 +67,45 @@ def leaves(value: object) -> list[str]:
             return []
 
 
-def _test(name: str, wanted: object) -> _Test:
-    tree = _tree(wanted)
-    if name == "statuses":
-        stages = {(_one(stage, "pipeline_id"), _one(stage, "status_id")) for stage in tree.values()}
-        return lambda thing: (str(thing["pipeline_id"]), str(thing["status_id"])) in stages
-    if tree.keys() & {"from", "to"}:
-        low, high = _bound(tree.get("from"), 0), _bound(tree.get("to"), 2**62)
-        return lambda thing: thing[name] is not None and low <= thing[name] <= high
+def tree(value: object) -> dict[str, Any]:
+    """What a filter has below it, by name."""
+    return value if isinstance(value, dict) else {}
+
+
+def stages(wanted: object) -> set[tuple[str, str]]:
+    """Pairs of pipeline and status that a filter wants."""
+    return {(_one(stage, "pipeline_id"), _one(stage, "status_id")) for stage in tree(wanted).values()}
+
+
+def matcher(wanted: object) -> Callable[[object], bool]:
+    """A test of one value: whether it lies in the range that is wanted, or is one of the values."""
+    ends = tree(wanted)
+    if ends.keys() & {"from", "to"}:
+        low, high = _bound(ends.get("from"), 0), _bound(ends.get("to"), 2**62)
+        return lambda value: (number := _number(value)) is not None and low <= number <= high
     values = frozenset(leaves(wanted))
-    return lambda thing: str(thing[name]) in values
+    return lambda value: _text(value) in values
+
+
+def _test(name: str, wanted: object) -> Test[Any]:
+    if name == "statuses":
+        wanted_stages = stages(wanted)
+        return lambda thing: (str(thing["pipeline_id"]), str(thing["status_id"])) in wanted_stages
+    fits = matcher(wanted)
+    return lambda thing: fits(thing[name])
+
+
+def _text(value: object) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, int | float) else None
 
 
 def _bound(value: object, otherwise: int) -> int:
@@ -70,8 +119,4 @@ def _bound(value: object, otherwise: int) -> int:
 
 
 def _one(stage: object, name: str) -> str:
-    return "".join(leaves(_tree(stage).get(name)))
-
-
-def _tree(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+    return "".join(leaves(tree(stage).get(name)))

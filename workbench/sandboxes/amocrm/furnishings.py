@@ -5,20 +5,30 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from workbench.sandboxes.amocrm.account import CLOSED, LOST, WON, Kind, Pipeline, Status, User
+from workbench.sandboxes.amocrm.account import CLOSED, LOST, WON, Pipeline, Status, User
 from workbench.sandboxes.amocrm.calls import NOT_ALLOWED, NOT_FOUND, Call, hal, page
 from workbench.sandboxes.amocrm.custom_fields import view_definition
 from workbench.sandboxes.amocrm.filters import find
 from workbench.sandboxes.wire import SandboxResponse
 
+_ORDERS = frozenset({"id", "sort"})
 
-def account(call: Call) -> SandboxResponse:
+
+def account(call: Call, customers_mode: str) -> SandboxResponse:
     """`api/v4/account`."""
     if call.request.method != "GET":
         return NOT_ALLOWED
     us = call.account
-    roots = {"version": 12, "is_api_filter_enabled": True, "uuid": "5f1b2f3a-3d62-4f0e-9d5c-1f2a3b4c5d6e"}
+    roots = {
+        "version": 12,
+        "is_api_filter_enabled": True,
+        "uuid": "5f1b2f3a-3d62-4f0e-9d5c-1f2a3b4c5d6e",
+        "amojo_id": "9a1c7f62-0f0b-4d5c-8f4e-2b6a0c9d7e13",
+        "drive_url": call.drive,
+    }
     embedded = {
+        "amojo_rights": {"can_direct": True, "can_create_groups": True},
+        "invoices_settings": {"lang": "ru", "invoices_catalog_id": None},
         "datetime_settings": _times(us.time_zone, call.now),
         "users_groups": [{"id": 0, "name": "Отдел продаж", "uuid": None}],
         "task_types": [
@@ -39,7 +49,7 @@ def account(call: Call) -> SandboxResponse:
             "country": "RU",
             "currency": "RUB",
             "currency_symbol": "₽",
-            "customers_mode": "unavailable",
+            "customers_mode": customers_mode,
             "is_unsorted_on": True,
             "mobile_feature_version": 0,
             "is_loss_reason_enabled": True,
@@ -53,10 +63,32 @@ def account(call: Call) -> SandboxResponse:
     )
 
 
-def users(call: Call, path: Sequence[str]) -> SandboxResponse:
+def users(call: Call, path: Sequence[str], roles: Sequence[Mapping[str, Any]]) -> SandboxResponse:
     """`api/v4/users` and one of them."""
-    known = {user.id: _user(call, user) for user in call.account.users}
+    known = {user.id: _user(call, user, roles) for user in call.account.users}
     return _read(call, known, path, "users", frozenset())
+
+
+def one_user(call: Call, id_: int) -> Mapping[str, Any]:
+    """A user of that id."""
+    return next(_user(call, user) for user in call.account.users if user.id == id_)
+
+
+def one_pipeline(call: Call, id_: int) -> Mapping[str, Any]:
+    """The pipeline of that id."""
+    pipelines = call.account.pipelines
+    return next(_pipeline(call, each, sort) for sort, each in enumerate(pipelines, start=1) if each.id == id_)
+
+
+def one_status(call: Call, pipeline_id: int, id_: int) -> Mapping[str, Any]:
+    """The stage of that id in a pipeline."""
+    statuses = one_pipeline(call, pipeline_id)["_embedded"]["statuses"]
+    return next(status for status in statuses if status["id"] == id_)
+
+
+def one_custom_field(call: Call, owner: str, id_: int) -> Mapping[str, Any]:
+    """The definition of that id."""
+    return _custom_fields(call, owner)[id_]
 
 
 def pipelines(call: Call, path: Sequence[str]) -> SandboxResponse:
@@ -86,13 +118,16 @@ def pipelines(call: Call, path: Sequence[str]) -> SandboxResponse:
             return NOT_FOUND
 
 
-def custom_fields(call: Call, kind: Kind, path: Sequence[str]) -> SandboxResponse:
-    """`api/v4/{kind}/custom_fields` and one of them."""
-    known = {
-        definition.id: view_definition(call, kind, definition, place)
-        for place, definition in enumerate(call.account.custom_fields[kind])
+def custom_fields(call: Call, owner: str, path: Sequence[str]) -> SandboxResponse:
+    """`api/v4/{owner}/custom_fields` and one of them."""
+    return _read(call, _custom_fields(call, owner), path, "custom_fields", frozenset({"id", "type"}))
+
+
+def _custom_fields(call: Call, owner: str) -> dict[int, dict[str, Any]]:
+    return {
+        definition.id: view_definition(call, owner, definition, place)
+        for place, definition in enumerate(call.account.custom_fields.get(owner, ()))
     }
-    return _read(call, known, path, "custom_fields", frozenset({"id", "type"}))
 
 
 def _read(
@@ -102,7 +137,8 @@ def _read(
         return NOT_ALLOWED
     match path:
         case []:
-            return page(call, find(call, known, filtered_by), key, lambda thing: thing, totals=True)
+            orders = _ORDERS & next(iter(known.values()), {}).keys()
+            return page(call, find(call, known, filtered_by, orders=orders), key, lambda thing: thing, totals=True)
         case [id_] if id_ in map(str, known):
             return hal(known[int(id_)])
         case _:
@@ -126,8 +162,15 @@ def _times(time_zone: str, now: int) -> dict[str, object]:
     }
 
 
-def _user(call: Call, user: User) -> dict[str, Any]:
+def _user(call: Call, user: User, roles: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     allowed = dict.fromkeys(("view", "edit", "add", "delete", "export"), "A")
+    more = {"uuid": f"00000000-0000-4000-8000-{user.id:012d}", "user_rank": "newbie", "phone_number": None}
+    more["amojo_id"] = f"00000000-0000-4000-9000-{user.id:012d}"
+    role_id = user.rights.get("role_id")
+    embedded = {
+        "role": {"roles": [dict(role) for role in roles if role["id"] == role_id]},
+        "group": {"groups": [{"id": user.rights.get("group_id") or 0, "name": "Отдел продаж"}]},
+    }
     return {
         "id": user.id,
         "name": user.name,
@@ -141,11 +184,14 @@ def _user(call: Call, user: User) -> dict[str, Any]:
             "status_rights": None,
             "is_admin": user.is_admin,
             "is_free": False,
-            "is_active": True,
             "group_id": None,
             "role_id": None,
+            **user.rights,
+            "is_active": user.is_active,
         },
+        **{name: value for name, value in more.items() if name in call.with_},
         "_links": {"self": call.href(f"users/{user.id}")},
+        "_embedded": {key: value for name in embedded.keys() & call.with_ for key, value in embedded[name].items()},
     }
 
 
@@ -153,9 +199,9 @@ def _pipeline(call: Call, pipeline: Pipeline, sort: int) -> dict[str, Any]:
     return {
         "id": pipeline.id,
         "name": pipeline.name,
-        "sort": sort,
-        "is_main": sort == 1,
-        "is_unsorted_on": False,
+        "sort": sort if pipeline.sort is None else pipeline.sort,
+        "is_main": sort == 1 if pipeline.is_main is None else pipeline.is_main,
+        "is_unsorted_on": pipeline.is_unsorted_on,
         "is_archive": False,
         "account_id": call.account.id,
         "_links": {"self": call.href(f"leads/pipelines/{pipeline.id}")},
@@ -172,11 +218,12 @@ def _status(call: Call, pipeline: Pipeline, status: Status, sort: int) -> dict[s
     return {
         "id": status.id,
         "name": status.name,
-        "sort": {WON: 10_000, LOST: 11_000}.get(status.id, sort),
+        "sort": {WON: 10_000, LOST: 11_000}.get(status.id, sort if status.sort is None else status.sort),
         "is_editable": status not in CLOSED,
         "pipeline_id": pipeline.id,
         "color": status.color,
         "type": 0,
         "account_id": call.account.id,
+        **({"descriptions": list(status.descriptions)} if "descriptions" in call.with_ else {}),
         "_links": {"self": call.href(f"leads/pipelines/{pipeline.id}/statuses/{status.id}")},
     }

@@ -21,7 +21,7 @@ _NOTE_TYPES = {"common": 4, "attachment": 5, "call_in": 10, "call_out": 11}
 def account_hook(account: AmoCrmAccount, events: Sequence[Event]) -> bytes:
     """The body of a hook of the account's settings, with whole entities; its events are of one kind and action."""
     first = events[0]
-    prefix = "leads" if first.entity.kind == "leads" else "contacts"
+    prefix = "contacts" if first.entity.kind == "companies" else first.entity.kind
     told = {
         "account": {
             "subdomain": account.subdomain,
@@ -51,12 +51,10 @@ def _told(account: AmoCrmAccount, event: Event) -> dict[str, object]:
     entity = event.entity
     time_zone = ZoneInfo(account.time_zone)
     if event.note is not None:
-        told: dict[str, object] = {"note": _note(entity, event.note, time_zone)}
-        return told if entity.kind == "leads" else {**told, "type": SINGULAR[entity.kind]}
+        return {"note": _note(entity, event.note, time_zone), "type": _type(entity)}
     if event.action == "delete":
         names = ("id", "status_id", "pipeline_id") if entity.kind == "leads" else ("id",)
-        told = {name: entity[name] for name in names}
-        return told if entity.kind == "leads" else {**told, "type": SINGULAR[entity.kind]}
+        return {**{name: entity[name] for name in names}, "type": _type(entity)}
     return _lead(event, time_zone) if entity.kind == "leads" else _contact(event, time_zone)
 
 
@@ -103,8 +101,13 @@ def _contact(event: Event, time_zone: ZoneInfo) -> dict[str, object]:
         "old_responsible_user_id": event.was.get("old_responsible_user_id"),
         "created_at": contact["created_at"],
         "updated_at": contact["updated_at"],
-        "type": SINGULAR[contact.kind],
+        "type": _type(contact),
     }
+
+
+def _type(entity: Entity) -> str | None:
+    # Contacts and companies share a key of the body.
+    return SINGULAR[entity.kind] if entity.kind in {"contacts", "companies"} else None
 
 
 def _note(entity: Entity, note: Mapping[str, Any], time_zone: ZoneInfo) -> dict[str, object]:
@@ -132,7 +135,7 @@ def _note(entity: Entity, note: Mapping[str, Any], time_zone: ZoneInfo) -> dict[
 
 
 def _tags(entity: Entity) -> list[dict[str, object]]:
-    return [{"id": id_, "name": name} for name, id_ in entity.tags.items()]
+    return [{"id": tag["id"], "name": tag["name"]} for tag in entity.tags.values()]
 
 
 def _custom_fields(entity: Entity, time_zone: ZoneInfo) -> list[dict[str, object]]:

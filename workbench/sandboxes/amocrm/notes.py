@@ -1,4 +1,4 @@
-"""Notes of leads, contacts and companies."""
+"""Notes of leads, contacts, companies and customers."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -94,6 +94,7 @@ class Notes:
         self._of_entity: Mapping[tuple[Kind, int], dict[int, Note]] = defaultdict(dict)
         self._entities = entities
         self._ids = count(213313359)
+        self._pinned: frozenset[int] = frozenset()
         self._tell = tell
 
     def answer(self, call: Call, kind: Kind, parent: str | None, path: Sequence[str]) -> SandboxResponse:
@@ -107,13 +108,15 @@ class Notes:
                 return self._all(call, kind, entity, notes)
             case [id_]:
                 return self._one(call, kind, notes, id_)
+            case [id_, "pin" | "unpin" as what] if note := notes.get(whole(id_) or 0):
+                return self._pin(call, note, pinned=what == "pin")
             case _:
                 return NOT_FOUND
 
     def _all(self, call: Call, kind: Kind, parent: Entity | None, notes: Mapping[int, Note]) -> SandboxResponse:
         match call.request.method:
             case "GET":
-                return page(call, find(call, notes, _FILTERED_BY), "notes", lambda note: _view(call, kind, note))
+                return page(call, find(call, notes, _FILTERED_BY), "notes", lambda note: self._view(call, kind, note))
             case "POST":
                 return _written(call, kind, self._add(call, kind, parent), "id", "entity_id")
             case "PATCH":
@@ -126,7 +129,7 @@ class Notes:
         note = notes.get(whole(id_) or 0)
         match call.request.method:
             case "GET":
-                return hal(_view(call, kind, note)) if note else NO_CONTENT
+                return hal(self._view(call, kind, note)) if note else NO_CONTENT
             case "PATCH" if note:
                 item = call.item(NoteBody)
                 item.body.id = note["id"]
@@ -136,6 +139,16 @@ class Notes:
                 return NOT_FOUND
             case _:
                 return NOT_ALLOWED
+
+    def _pin(self, call: Call, note: Note, *, pinned: bool) -> SandboxResponse:
+        if call.request.method != "POST":
+            return NOT_ALLOWED
+        self._pinned = self._pinned | {note["id"]} if pinned else self._pinned - {note["id"]}
+        return NO_CONTENT
+
+    def _view(self, call: Call, kind: Kind, note: Note) -> dict[str, object]:
+        pinned = {"is_pinned": note["id"] in self._pinned} if "is_pinned" in call.with_ else {}
+        return _view(call, kind, note) | pinned
 
     def card(self, entity: Entity) -> Card:
         """What the entity's card shows."""
@@ -147,9 +160,14 @@ class Notes:
         items = call.items(NoteBody)
         targets = [(item, parent or self._entities.find(kind, item.body.entity_id)) for item in items]
         refuse({item.request_id: item.mistakes or _wrong(call.account, item.body, entity) for item, entity in targets})
-        added = [(item.request_id, entity, self._make(call, item.body, entity)) for item, entity in targets if entity]
-        self._tell(call.account, [(entity, note) for _, entity, note in added], call.by)
-        return [(request_id, note) for request_id, _, note in added]
+        added = self.write(call, [(item.body, entity) for item, entity in targets if entity])
+        return [(item.request_id, note) for item, note in zip(items, added, strict=True)]
+
+    def write(self, call: Call, notes: Sequence[tuple[NoteBody, Entity]]) -> list[Note]:
+        """Add notes that are known to be right, and tell of them."""
+        added = [(entity, self._make(call, body, entity)) for body, entity in notes]
+        self._tell(call.account, added, call.by)
+        return [note for _, note in added]
 
     def _make(self, call: Call, body: NoteBody, entity: Entity) -> Note:
         by = call.by if body.created_by is None else body.created_by

@@ -49,7 +49,10 @@ class _Code:
 
 
 class Tokens:
-    """All that was ever granted. Tokens are JWTs in form; the signatures are noise, and only the sandbox knows them."""
+    """All that was ever granted. Tokens are JWTs in form; the signatures are noise, and only the sandbox knows them.
+
+    `redirects` are the addresses at which codes for old API keys arrive.
+    """
 
     def __init__(self, clock: Callable[[], float], random: Random) -> None:
         self._clock = clock
@@ -57,6 +60,7 @@ class Tokens:
         self._codes: dict[str, _Code] = {}
         self._pairs: dict[str, Pair] = {}
         self._access: dict[str, tuple[Integration, float, Pair | None]] = {}
+        self.redirects: list[str] = []
 
     # What people do
 
@@ -96,16 +100,29 @@ class Tokens:
         integration = account.integration(sent.get("client_id"))
         if integration is None:
             return NOT_FOUND
+        location = self._redirect(account, integration, referer=host, state=sent.get("state", ""))
+        return SandboxResponse(302, headers={"location": location})
+
+    def exchange(self, account: AmoCrmAccount, request: SandboxRequest, host: str) -> SandboxResponse:
+        """`POST /oauth2/exchange_api_key`: 202, and a code for the old API key goes to the redirect URI."""
+        sent = _sent(request)
+        integration = account.integration(sent.get("client_uuid"))
+        if integration is None or sent.get("client_secret") != integration.client_secret:
+            return _denied(401, "Client authentication failed")
+        if sent.get("login") not in {user.email for user in account.users} or sent.get("api_key") != account.api_key:
+            return _denied(401, "The login or the API key is wrong")
+        self.redirects.append(self._redirect(account, integration, referer=host, from_exchange=1))
+        return SandboxResponse(202)
+
+    def _redirect(self, account: AmoCrmAccount, integration: Integration, **more: object) -> str:
         told = {
             "code": self.code(integration),
-            "referer": host,
-            "state": sent.get("state", ""),
+            **more,
             "client_id": integration.client_id,
             "platform": 2 if account.is_kommo else 1,
         }
         separator = "&" if "?" in integration.redirect_uri else "?"
-        location = f"{integration.redirect_uri}{separator}{urlencode(told)}"
-        return SandboxResponse(302, headers={"location": location})
+        return f"{integration.redirect_uri}{separator}{urlencode(told)}"
 
     def grant(self, account: AmoCrmAccount, request: SandboxRequest) -> SandboxResponse:
         """`POST /oauth2/access_token`, in JSON or as a form."""
@@ -139,9 +156,13 @@ class Tokens:
         pair = self._pairs.get(request.headers.get("x-refresh-token", ""))
         if pair is None or pair.revoked or self._clock() >= pair.refresh_until:
             return _denied(401, "The refresh token is invalid")
-        top_level_domain = account.host.rpartition(".")[2]
-        told = {"subdomain": account.subdomain, "domain": account.host, "top_level_domain": top_level_domain}
-        return json_answer(200, {"id": account.id, **told})
+        return _whereabouts(account)
+
+    def subdomain_by_access_token(self, account: AmoCrmAccount, request: SandboxRequest) -> SandboxResponse:
+        """`GET /oauth2/account/subdomain`, the older way."""
+        if self.holder(request.headers.get("authorization", "")) is None:
+            return _denied(401, "The access token is invalid")
+        return _whereabouts(account)
 
     def _spend_code(self, integration: Integration, given: str) -> None:
         code = self._codes.get(given)
@@ -209,6 +230,12 @@ def _sent(request: SandboxRequest) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return sent if isinstance(sent, dict) else {}
+
+
+def _whereabouts(account: AmoCrmAccount) -> SandboxResponse:
+    top_level_domain = account.host.rpartition(".")[2]
+    told = {"subdomain": account.subdomain, "domain": account.host, "top_level_domain": top_level_domain}
+    return json_answer(200, {"id": account.id, **told})
 
 
 def _denied(status: int, hint: str) -> SandboxResponse:

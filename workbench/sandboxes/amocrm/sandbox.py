@@ -1,4 +1,4 @@
-"""A stand-in for amoCRM: API v4 for leads, contacts, companies and their notes, OAuth, and hooks on what happens."""
+"""A stand-in for amoCRM: the whole API v4, the drive, OAuth, and hooks on what happens to cards."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -9,15 +9,17 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
-from workbench.sandboxes.amocrm import furnishings
 from workbench.sandboxes.amocrm.account import KINDS, NOBODY, AmoCrmAccount, Integration, Kind
+from workbench.sandboxes.amocrm.api import Api
 from workbench.sandboxes.amocrm.bodies import BODIES
 from workbench.sandboxes.amocrm.calls import NOT_FOUND, Call, Refused, page_of_html, problem, read_items
 from workbench.sandboxes.amocrm.drafts import Entity
-from workbench.sandboxes.amocrm.entities import Entities, Event
+from workbench.sandboxes.amocrm.entities import Event
 from workbench.sandboxes.amocrm.hooks import HookBody, Hooks, Subscription
-from workbench.sandboxes.amocrm.notes import Card, Note, Notes
+from workbench.sandboxes.amocrm.notes import Card, Note
 from workbench.sandboxes.amocrm.oauth import Tokens
+from workbench.sandboxes.amocrm.tables import Record
+from workbench.sandboxes.amocrm.unsorted import Category, UnsortedBody
 from workbench.sandboxes.faults import problems
 from workbench.sandboxes.rates import SlidingWindow
 from workbench.sandboxes.sandbox import Sandbox, Switches
@@ -33,6 +35,7 @@ class AmoCrmSwitches(Switches):
     Not `paid`: 402; `blocked`: 403 with a page, until it is lifted here. Writes of more items than
     `gateway_timeout_over` get a 504 and do nothing. `note_hooks`: a note added through the API is told of as a
     note, as an update of its entity, or both. What the API changes is nobody's, unless `api_acts_as_user`.
+    `control_duplicates`: leads of a contact that is known are merged into its newest lead, by `leads/complex`.
     """
 
     paid: bool = True
@@ -40,6 +43,7 @@ class AmoCrmSwitches(Switches):
     gateway_timeout_over: NonNegativeInt | None = None
     note_hooks: frozenset[Literal["note", "update"]] = frozenset()
     api_acts_as_user: bool = False
+    control_duplicates: bool = False
 
 
 class Order(BaseModel):
@@ -57,7 +61,7 @@ class Order(BaseModel):
 
 
 class AmoCrmSandbox(Sandbox):
-    """amoCRM with one account. `entities`, `notes`, `hooks` and `tokens` are what there is in it."""
+    """amoCRM with one account. `api`, `hooks` and `tokens` are what there is in it."""
 
     switches: AmoCrmSwitches
 
@@ -67,8 +71,8 @@ class AmoCrmSandbox(Sandbox):
         self.switches = AmoCrmSwitches()
         self.tokens = Tokens(clock, random)
         self.hooks = Hooks(self.callbacks, random)
-        self.entities = Entities(self.hooks.tell)
-        self.notes = Notes(self.entities, self._tell_of_notes)
+        self.api = Api(self.hooks, clock, random, self._furnish, self._tell_of_notes)
+        self.entities, self.notes = self.api.entities, self.api.notes
         self._former_hosts: set[str] = set()
         self._window_of_all = SlidingWindow(account.requests_per_second_of_all)
         self._windows: dict[str, SlidingWindow] = {}
@@ -103,8 +107,15 @@ class AmoCrmSandbox(Sandbox):
                 return self.tokens.subdomain(self.account, request)
             case "POST", ("oauth2", "access_token"):
                 return NOT_FOUND if host in self._former_hosts else self.tokens.grant(self.account, request)
+            case "POST", ("oauth2", "exchange_api_key"):
+                return self.tokens.exchange(self.account, request, self._own_host(host))
+            case "GET", ("oauth2", "account", "subdomain"):
+                return self.tokens.subdomain_by_access_token(self.account, request)
+            case _, ("v1.0", *path):
+                return self.api.drive.answer(self._admit(request, host), path)
             case _, ("api", "v4", *path):
-                return self._serve(self._admit(request, host), path)
+                self.api.control_duplicates = self.switches.control_duplicates
+                return self.api.answer(self._admit(request, host), path)
             case _:
                 return NOT_FOUND
 
@@ -120,6 +131,7 @@ class AmoCrmSandbox(Sandbox):
             request=request,
             account=self.account,
             origin=_origin(self._own_host(host)),
+            drive=_origin(host if _LOCAL_HOST.fullmatch(host) else self.account.drive_host),
             by=self._user(request, integration),
             now=int(self.clock()),
             most_items=self.switches.gateway_timeout_over,
@@ -142,38 +154,20 @@ class AmoCrmSandbox(Sandbox):
             raise Refused(problem(403, "No such user"))
         return int(context)
 
-    def _serve(self, call: Call, path: Sequence[str]) -> SandboxResponse:
-        match path:
-            case ["account"]:
-                return furnishings.account(call)
-            case ["users", *rest]:
-                return furnishings.users(call, rest)
-            case ["webhooks"]:
-                return self.hooks.answer(call)
-            case ["leads", "pipelines", *rest]:
-                return furnishings.pipelines(call, rest)
-            case ["leads" | "contacts" | "companies" as kind, "custom_fields", *rest]:
-                return furnishings.custom_fields(call, kind, rest)
-            case ["leads" | "contacts" | "companies" as kind, "notes", *rest]:
-                return self.notes.answer(call, kind, None, rest)
-            case ["leads" | "contacts" | "companies" as kind, parent, "notes", *rest]:
-                return self.notes.answer(call, kind, parent, rest)
-            case ["leads" | "contacts" | "companies" as kind, *rest]:
-                return self.entities.answer(call, kind, rest)
-            case _:
-                return NOT_FOUND
+    def _furnish(self, account: AmoCrmAccount) -> None:
+        self.account = account
 
     def _own_host(self, asked: str) -> str:
         """Return where the caller is to go on: where it found us on this machine, else the account's host."""
         return asked if _LOCAL_HOST.fullmatch(asked) else self.account.host
 
     def _tell_of_notes(self, account: AmoCrmAccount, notes: Sequence[tuple[Entity, Note]], by: int) -> None:
-        events = []
-        if "note" in self.switches.note_hooks:
-            events += [Event("note", entity, note["created_by"], note=note) for entity, note in notes]
+        added = [Event("note", entity, note["created_by"], note=note) for entity, note in notes]
+        self.api.journal.tell(added)
+        events = added if "note" in self.switches.note_hooks else []
         if "update" in self.switches.note_hooks:
             now = int(self.clock())
-            events += [self.entities.touch(entity, by, now) for entity, _ in notes]
+            events = [*events, *(self.entities.touch(entity, by, now) for entity, _ in notes)]
         self.hooks.tell(account, events)
 
     # As people in the CRM see it
@@ -199,6 +193,15 @@ class AmoCrmSandbox(Sandbox):
     def card(self, kind: Kind, id_: int) -> Card:
         """What somebody sees who opens a card. KeyError if the entity is not there."""
         return self.notes.card(self.entities.present[kind][id_])
+
+    def receive(self, category: Category, **fields: Any) -> Record:
+        """Somebody calls, writes or fills in a form: an incoming lead, with `fields` as the API has them."""
+        body = UnsortedBody.model_validate({"source_name": "Сайт", "source_uid": "site", "metadata": {}} | fields)
+        return self.api.unsorted.receive(self.account, category, body, NOBODY, self._now)
+
+    def talk(self, contact_id: int, lead_id: int | None = None) -> Record:
+        """A contact begins to talk in a chat, about a lead or not."""
+        return self.api.chats.begin(self.account.id, contact_id, self._now, lead_id)
 
     def subscribe(self, destination: str, *settings: str, by: int | None = None) -> Subscription:
         """An administrator subscribes an address to hooks, as `POST api/v4/webhooks` does."""
@@ -235,13 +238,13 @@ class AmoCrmSandbox(Sandbox):
 
     @override
     def control(self, request: SandboxRequest) -> SandboxResponse:
-        """Leads, contacts and companies under `/sandbox/{kind}`, and what every sandbox has.
+        """Leads, contacts, companies and customers under `/sandbox/{kind}`, and what every sandbox has.
 
         `POST` there adds, `POST …/{id}` changes, `POST …/bulk` changes many, `DELETE …/{id}` deletes, `POST
         …/{id}/restore` takes back, `GET …/{id}` shows the card.
         """
         match request.parts[1:]:
-            case ["leads" | "contacts" | "companies" as kind, *path]:
+            case ["leads" | "contacts" | "companies" | "customers" as kind, *path]:
                 return self._control(request, kind, path)
             case _:
                 return super().control(request)
