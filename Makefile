@@ -46,6 +46,7 @@ check: $(INSTALLED) ## Format, lint, types, import rules, template, generated fi
 	lint-imports --no-logo
 	sam validate --lint
 	python -m workbench.openapi --check
+	python -m workbench.amocrm_table --check
 	relay check --offline
 
 .PHONY: format

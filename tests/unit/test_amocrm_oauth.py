@@ -14,11 +14,15 @@ from hypothesis import strategies as st
 from crm_relay.amocrm.oauth import (
     LONGEST_REFRESH,
     STATE_SECONDS,
+    AccountDomain,
     App,
     TokenPair,
+    account_domain,
     account_host,
     authorize_url,
+    button,
     current_host,
+    exchange_api_key,
     exchange_code,
     expires_at,
     is_disconnect,
@@ -415,3 +419,62 @@ def test_a_refusal_of_another_kind_is_final() -> None:
     """Nothing else to do with a code."""
     driven = drive(exchange_code(APP, "example.amocrm.ru", "c", now=NOW), says(422, {}))
     assert type(driven.outcome) is Rejected
+
+
+# The button, old API keys, where an account is
+
+
+def test_the_button_is_amocrms_own() -> None:
+    """Its attributes say who asks for what; nothing in them can end the tag."""
+    html = button(APP, "the-state", title='Подключить "всё"', color="violet", compact=False, error_callback="failed")
+    assert html.startswith('<script class="amocrm_oauth" charset="utf-8"')
+    for part in (
+        f'data-client-id="{APP.client_id}"',
+        'data-title="Подключить &quot;всё&quot;"',
+        'data-color="#6A1B9A"',
+        'data-compact="false"',
+        'data-state="the-state"',
+        'data-error-callback="failed"',
+        'data-mode="popup"',
+        'src="https://www.amocrm.ru/auth/button.min.js"',
+    ):
+        assert part in html
+    assert APP.client_secret not in html
+    kommo = button(APP, "s", title="t", color="#123456", kommo=True)
+    assert 'class="kommo_oauth"' in kommo
+    assert "https://www.kommo.com/auth/button.min.js" in kommo
+    assert 'data-color="#123456"' in kommo
+
+
+def test_an_old_api_key_is_exchanged_for_a_code() -> None:
+    """The code comes to redirect_uri; the answer only says that it will."""
+    driven = drive(exchange_api_key(APP, "example.amocrm.ru", "a@example.com", "the-key", now=NOW), says(202, b""))
+    (request,) = driven.requests
+    assert (request.method, request.url) == ("POST", "https://example.amocrm.ru/oauth2/exchange_api_key")
+    assert json.loads(request.content) == {
+        "login": "a@example.com",
+        "api_key": "the-key",
+        "client_uuid": APP.client_id,
+        "client_secret": APP.client_secret,
+    }
+    assert (driven.outcome, driven.result) == (None, None)
+    refused = drive(exchange_api_key(APP, "example.amocrm.ru", "a@example.com", "no", now=NOW), says(401, {}))
+    assert isinstance(refused.outcome, Unauthorized)
+
+
+def test_amocrm_says_where_the_account_of_a_token_is() -> None:
+    """At its own site, or Kommo's."""
+    answer = {"id": 5, "subdomain": "new", "domain": "new.amocrm.ru", "top_level_domain": "ru"}
+    driven = drive(account_domain("old.amocrm.ru", "the-token", now=NOW), says(200, answer))
+    (request,) = driven.requests
+    assert request.url == "https://www.amocrm.ru/oauth2/account/subdomain"
+    assert request.headers["Authorization"] == "Bearer the-token"
+    assert driven.result == AccountDomain(5, "new", "new.amocrm.ru", "ru")
+    refused = drive(account_domain("old.kommo.com", "the-token", now=NOW), says(401, {}))
+    assert refused.requests[0].url.startswith("https://www.kommo.com/")
+    assert isinstance(refused.outcome, Unauthorized)
+
+
+def test_consent_may_end_in_its_own_window() -> None:
+    """As the page that asks for it wants."""
+    assert "mode=post_message" in authorize_url(APP, "s", host="example.amocrm.ru", mode="post_message")

@@ -109,3 +109,22 @@ def test_every_function_has_a_row() -> None:
     template = (ROOT / "template.yaml").read_text("utf-8")
     handlers = {line.partition(":")[2].strip() for line in template.splitlines() if line.strip().startswith("Handler:")}
     assert handlers == {f"{row.module}.handler" for row in ROWS}
+
+
+@pytest.mark.parametrize("module", ["hooks", "client", "resources", "oauth"])
+def test_what_functions_use_of_amocrm_is_light(module: str) -> None:
+    """Models, services and the whole client load when somebody asks for them."""
+    program = f"import json, sys, crm_relay.amocrm.{module}; json.dump([*sys.modules], sys.stdout)"
+    command = [
+        sys.executable,
+        "-I",
+        "-c",
+        f"import sys; sys.path.insert(0, {str(ROOT / 'layers/crm_relay')!r}); {program}",
+    ]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)  # noqa: S603 (ours)
+    modules = set(json.loads(done.stdout))
+    assert modules & (MODELS | {"asyncio", "jwt"}) == set()
+    assert {name for name in modules if name.startswith("crm_relay.amocrm.")} <= {
+        f"crm_relay.amocrm.{name}" for name in ("hooks", "client", "resources", "oauth")
+    }
+    assert "httpx" not in modules or module != "hooks"

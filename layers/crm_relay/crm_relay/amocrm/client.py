@@ -23,11 +23,43 @@ _LOCAL_HOST = re.compile(r"127\.0\.0\.1:[0-9]{1,5}")
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Where the account is and how we prove who we are. `context_user_id` lets an admin's token act as a user."""
+    """Where the account is and how we prove who we are. `context_user_id` lets an admin's token act as a user.
+
+    `headers` are sent with every request, such as User-Agent.
+    """
 
     host: str
     access_token: str = field(repr=False)
     context_user_id: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+class Problem(Exception):
+    """What was asked and what amoCRM said to it, as far as it said anything: the cause of an outcome.
+
+    `path` holds the query too; there is no header in it, so no token. `title` and `detail` are amoCRM's words;
+    `detail` may quote what was sent, so, like `body`, it is no part of the message. `request_id` is X-Request-Id,
+    which amoCRM's support asks for.
+    """
+
+    def __init__(
+        self, request: Request, body: object, response: Response | None, answer: Mapping[str, Any] | None
+    ) -> None:
+        self.method = request.method
+        self.path = "/" + request.url.partition("://")[2].partition("/")[2]
+        self.body = body
+        self.status = response.status if response else None
+        self.request_id = response.headers.get("x-request-id") if response else None
+        self.title = _word(answer, "title")
+        self.detail = _word(answer, "detail")
+        path = self.path.partition("?")[0]
+        super().__init__(f"{self.method} {path}: {self.status}, X-Request-Id {self.request_id}")
+
+    @staticmethod
+    def of(outcome: BaseException) -> "Problem | None":
+        """Return the problem behind an outcome of `call`, None if it came from elsewhere."""
+        cause = outcome.__cause__
+        return cause if isinstance(cause, Problem) else None
 
 
 class ValidationFailed(Rejected):
@@ -76,8 +108,12 @@ def call(
     query: Mapping[str, Any] | None = None,
     body: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None,
     now: float,
+    deadline: float = DEADLINE,
 ) -> Exchange[dict[str, Any]]:
     """Do one request and return the decoded object; {} where amoCRM has nothing (204).
+
+    A bare list, which complex creation alone answers with, comes as {"items": […]}. What is raised has a
+    `Problem` as its cause, unless nothing was sent.
 
     Args:
         account: whose.
@@ -86,6 +122,7 @@ def call(
         query: nested as in PHP, such as {"filter": {"id": [1, 2]}}.
         body: sent as JSON.
         now: unix time in seconds.
+        deadline: seconds.
 
     Raises:
         ValidationFailed, Rejected: refused for good.
@@ -98,15 +135,49 @@ def call(
     request = Request(
         method,
         f"{origin(account.host)}/{path}{_query(query)}",
-        headers=_headers(account, has_body=body is not None),
+        headers=_headers(account, "application/json" if body is not None else None),
         content=b"" if body is None else msgspec.json.encode(body),
-        deadline=DEADLINE,
+        deadline=deadline,
     )
+    answer = yield from _asked(request, body, now)
+    match answer:
+        case dict():
+            return answer
+        case [*items] if items:
+            return {"items": items}
+        case _:
+            return {}
+
+
+def send(
+    account: Account, url: str, content: bytes, content_type: str, *, now: float, deadline: float = DEADLINE
+) -> Exchange[dict[str, Any]]:
+    """POST bytes, such as a part of a file, to an address that amoCRM gave; otherwise as `call`.
+
+    Raises:
+        Blocked: the address is none of amoCRM's, so it gets neither the bytes nor the token.
+    """
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    if not slash or f"{scheme}://{host}" != origin(host):
+        raise Blocked("foreign_host")
+    request = Request(
+        "POST", f"{origin(host)}/{path}", headers=_headers(account, content_type), content=content, deadline=deadline
+    )
+    answer = yield from _asked(request, f"{len(content)} bytes", now)
+    return answer if isinstance(answer, dict) else {}
+
+
+def _asked(request: Request, body: object, now: float) -> Exchange[Any]:
+    response = None
     try:
         response = yield request
         return _answer(response, now)
-    except OutcomeUnknown as outcome:
-        raise _of_read(outcome) if method == "GET" else outcome from None
+    except Outcome as outcome:
+        answer = decoded(response) if response else None
+        problem = Problem(request, body, response, answer)
+        unknown_read = request.method == "GET" and isinstance(outcome, OutcomeUnknown)
+        raise (_of_read(outcome) if unknown_read else outcome) from problem
 
 
 def _query(query: Mapping[str, Any] | None) -> str:
@@ -114,31 +185,42 @@ def _query(query: Mapping[str, Any] | None) -> str:
     return "?" + encode(query).replace("%5B", "[").replace("%5D", "]") if query else ""
 
 
-def _headers(account: Account, *, has_body: bool) -> dict[str, str]:
-    headers = {"Authorization": f"Bearer {account.access_token}", "Accept": "application/hal+json"}
-    if has_body:
-        headers["Content-Type"] = "application/json"
+def _headers(account: Account, content_type: str | None) -> dict[str, str]:
+    bearer = f"Bearer {account.access_token}"
+    headers = {**account.headers, "Authorization": bearer, "Accept": "application/hal+json"}
+    if content_type is not None:
+        headers["Content-Type"] = content_type
     if account.context_user_id is not None:
         headers["X-Context-User-ID"] = str(account.context_user_id)
     return headers
 
 
-def _of_read(outcome: OutcomeUnknown) -> Outcome:
+def _word(answer: Mapping[str, Any] | None, name: str) -> str | None:
+    word = answer.get(name) if answer else None
+    return word if isinstance(word, str) else None
+
+
+def _of_read(outcome: Outcome) -> Outcome:
     reason = str(outcome)
     if isinstance(outcome, TooMuch) or reason == "response_too_large":
         return TooMuchToRead(reason)
     return Unreachable(reason)
 
 
-def _answer(response: Response, now: float) -> dict[str, Any]:
+def _answer(response: Response, now: float) -> Any:
     if response.status == 204:
         return {}
-    answer = decoded(response)
     if response.status not in (200, 201, 202):
-        _refuse(response, answer, now)
-    if answer is None and response.status != 202:
+        _refuse(response, decoded(response), now)
+    try:
+        answer = msgspec.json.decode(response.content)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        answer = None
+    if isinstance(answer, dict) or response.status == 202:
+        return answer
+    if not isinstance(answer, list) or not all(isinstance(item, dict) for item in answer):
         raise OutcomeUnknown("success_without_json")
-    return answer or {}
+    return answer
 
 
 def decoded(response: Response) -> dict[str, Any] | None:

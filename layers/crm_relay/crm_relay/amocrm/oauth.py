@@ -5,7 +5,8 @@ import hashlib
 import hmac
 import json
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from html import escape
+from typing import Any, Literal, NoReturn
 from urllib.parse import urlencode
 
 import msgspec
@@ -41,11 +42,76 @@ class TokenPair:
     expires_at: int
 
 
-def authorize_url(app: App, state: str, *, host: str) -> str:
+@dataclass(frozen=True, slots=True)
+class AccountDomain:
+    """Where an account is, as amoCRM says it: `domain` is its host."""
+
+    id: int
+    subdomain: str
+    domain: str
+    top_level_domain: str
+
+
+type Mode = Literal["popup", "post_message"]
+"""Where the consent ends: in the window that opened its own, or in its own."""
+
+BUTTON_COLORS = {
+    "default": "#339DC7",
+    "blue": "#1976D2",
+    "violet": "#6A1B9A",
+    "green": "#388E3C",
+    "orange": "#F57F17",
+    "red": "#D84315",
+}
+
+
+def authorize_url(app: App, state: str, *, host: str, mode: Mode = "popup") -> str:
     """Return the address of the consent page for an account at `host`; it comes back to the app's redirect_uri."""
     # A sandbox on this machine is all in one place.
     site = f"https://www.{host.partition('.')[2]}" if is_amocrm_host(host) else origin(host)
-    return f"{site}/oauth?{urlencode({'client_id': app.client_id, 'state': state, 'mode': 'popup'})}"
+    return f"{site}/oauth?{urlencode({'client_id': app.client_id, 'state': state, 'mode': mode})}"
+
+
+def button(
+    app: App,
+    state: str,
+    *,
+    title: str,
+    compact: bool = True,
+    color: str = "default",
+    class_name: str = "",
+    error_callback: str = "",
+    mode: Mode = "popup",
+    kommo: bool = False,
+) -> str:
+    """Return the HTML of amoCRM's button, or Kommo's, that asks for consent (amoCRM reference, section 5.2).
+
+    Args:
+        app: the integration.
+        state: comes back with the code.
+        title: on the button.
+        compact: whether the button is small.
+        color: a name of BUTTON_COLORS, or any "#RRGGBB".
+        class_name: of CSS.
+        error_callback: a function of the page's script.
+        mode: where the consent ends.
+        kommo: whether accounts are Kommo's.
+    """
+    site = "kommo" if kommo else "amocrm"
+    attributes = {
+        "class": f"{site}_oauth",
+        "charset": "utf-8",
+        "data-client-id": app.client_id,
+        "data-title": title,
+        "data-compact": "true" if compact else "false",
+        "data-class-name": class_name,
+        "data-color": BUTTON_COLORS.get(color, color),
+        "data-state": state,
+        "data-error-callback": error_callback,
+        "data-mode": mode,
+        "src": f"https://www.{'kommo.com' if kommo else 'amocrm.ru'}/auth/button.min.js",
+    }
+    return f"<script {' '.join(f'{name}="{escape(value)}"' for name, value in attributes.items())}></script>"
 
 
 def account_host(referer: str, *, configured: str) -> str | None:
@@ -86,6 +152,43 @@ def refresh(app: App, pair: TokenPair, *, now: float) -> Exchange[TokenPair]:
         return (yield from _tokens(app, host, grant, now))
     except Rejected as refusal:
         raise Unauthorized(str(refusal)) from None
+
+
+def exchange_api_key(app: App, host: str, login: str, api_key: str, *, now: float) -> Exchange[None]:
+    """Exchange a user's old API key: the code comes to redirect_uri, with from_exchange=1.
+
+    Raises:
+        Unauthorized: amoCRM knows no such login and key.
+        NotExecuted, OutcomeUnknown, Rejected, Blocked: no usable answer.
+    """
+    body = {"login": login, "api_key": api_key, "client_uuid": app.client_id, "client_secret": app.client_secret}
+    response = yield _post(f"{origin(host)}/oauth2/exchange_api_key", body)
+    if response.status != 202:
+        _refuse(response, decoded(response), now)
+
+
+def account_domain(host: str, access_token: str, *, now: float) -> Exchange[AccountDomain]:
+    """Ask amoCRM's or Kommo's own site where the account of a token is; `host` is where it was.
+
+    For a pair whose access token names an API domain, `refresh` asks there by itself.
+
+    Raises:
+        Unauthorized: the token is not accepted.
+        NotExecuted, OutcomeUnknown, Rejected, Blocked: no usable answer.
+    """
+    site = f"https://www.{host.partition('.')[2]}" if is_amocrm_host(host) else origin(host)
+    headers = {"Authorization": f"Bearer {access_token}"}
+    response = yield Request("GET", f"{site}/oauth2/account/subdomain", headers=headers, deadline=DEADLINE)
+    match decoded(response):
+        case {
+            "id": int(account_id),
+            "subdomain": str(subdomain),
+            "domain": str(domain),
+            "top_level_domain": str(top_level_domain),
+        } if response.status == 200:
+            return AccountDomain(account_id, subdomain, domain, top_level_domain)
+        case answer:
+            _refuse(response, answer, now)
 
 
 def current_host(pair: TokenPair, *, now: float) -> Exchange[str]:
@@ -159,13 +262,7 @@ def _tokens(app: App, host: str, grant: dict[str, str], now: float) -> Exchange[
         "redirect_uri": app.redirect_uri,
         **grant,
     }
-    response = yield Request(
-        "POST",
-        f"{origin(host)}/oauth2/access_token",
-        headers={"Content-Type": "application/json"},
-        content=msgspec.json.encode(body),
-        deadline=DEADLINE,
-    )
+    response = yield _post(f"{origin(host)}/oauth2/access_token", body)
     match decoded(response):
         case {"access_token": str(access), "refresh_token": str(following), "expires_in": int(seconds)} if (
             response.status == 200 and access and following
@@ -173,6 +270,11 @@ def _tokens(app: App, host: str, grant: dict[str, str], now: float) -> Exchange[
             return TokenPair(host, access, following, int(now) + seconds)
         case answer:
             _refuse(response, answer, now)
+
+
+def _post(url: str, body: dict[str, str]) -> Request:
+    headers = {"Content-Type": "application/json"}
+    return Request("POST", url, headers=headers, content=msgspec.json.encode(body), deadline=DEADLINE)
 
 
 def _refuse(response: Response, answer: dict[str, Any] | None, now: float) -> NoReturn:

@@ -72,7 +72,16 @@ def read_page(
     """Read one page of a list, from 1 on; an empty list is one empty page, as amoCRM's 204 means."""
     whole_query = {**(query or {}), "limit": PAGE, "page": number}
     answer = yield from call(account, "GET", resource.path, query=whole_query, now=now)
-    items = _embedded(answer, resource)
+    return page_of(answer, resource.key)
+
+
+def page_of(answer: Mapping[str, Any], key: str) -> Page:
+    """Read a page out of an answer.
+
+    Raises:
+        Unreachable: it is no list of this kind.
+    """
+    items = embedded(answer, key)
     if items is None and answer:
         raise Unreachable("answer_malformed")
     # Only that there is a next page is taken from the link, never where it points.
@@ -183,16 +192,15 @@ def _write(
     assert 0 < len(items) <= resource.writes
     sent = [{**item, "request_id": str(place)} for place, item in enumerate(items)]
     answer = yield from call(account, method, resource.path, body=sent, now=now)
-    made = {str(item.get("request_id")): item for item in _embedded(answer, resource) or ()}
+    made = {str(item.get("request_id")): item for item in embedded(answer, resource.key) or ()}
     try:
         return [made[item["request_id"]] for item in sent]
     except KeyError:
         raise OutcomeUnknown("answer_incomplete") from None
 
 
-def _embedded(answer: Mapping[str, Any], resource: Resource) -> list[dict[str, Any]] | None:
-    match answer:
-        case {"_embedded": {resource.key: [*items]}}:
-            return [item for item in items if isinstance(item, dict)]
-        case _:
-            return None
+def embedded(answer: Mapping[str, Any], key: str) -> list[dict[str, Any]] | None:
+    """Return the list of an answer, None if there is none under this key."""
+    found = answer.get("_embedded")
+    items = found.get(key) if isinstance(found, dict) else None
+    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else None
