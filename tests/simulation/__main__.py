@@ -40,6 +40,8 @@ def main() -> int:
     ):
         for report in progress.track(pool.map(run, seeds, chunksize=1), total=len(seeds)):
             totals += Counter(calls=report.calls, troubles=report.troubles, invocations=report.invocations)
+            if not console.is_terminal and report.seed % 100 == 0:
+                console.print(f"… seed {report.seed}, {time.monotonic() - began:.0f} s")
             if report.problems:
                 failed.append(report)
                 _show(console, report)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tests.relay import START
 from tests.simulation.jobs import CACHES, Job, jobs
-from tests.simulation.world import World
+from tests.simulation.world import MOST_INVOCATIONS, World
 from workbench.sandboxes.rates import busiest
 
 RATE, EVENTS = 0.3, 100
@@ -67,6 +67,8 @@ def _problems(world: World, work: list[Job]) -> Iterator[str]:
         for mark in set(job.marks):
             if mark in world.output or any(mark in answer for answer in world.answers):
                 yield f"{mark}: in a log line, a metric or an answer"
+    if world.invocations > MOST_INVOCATIONS:
+        yield f"the world: never comes to rest, {world.invocations} invocations"
     yield from _rates(world)
     yield from _left(world)
 

@@ -1,5 +1,7 @@
 """The relay as a fleet of processes in a bad world: real handlers, virtual time, one seed."""
 
+import tests.conftest  # noqa: F401, I001 (the environment of all tests, before anything reads it)
+
 import hashlib
 import math
 import uuid
@@ -11,6 +13,7 @@ from functools import partial
 from io import StringIO
 from itertools import count
 from random import Random
+from types import SimpleNamespace
 from typing import Any, NamedTuple, NoReturn, Self, override
 from urllib.parse import urlsplit
 
@@ -23,6 +26,7 @@ from crm_relay.delivery.memory import MemoryBus, MemoryQueue, MemoryStore, Messa
 from crm_relay.delivery.ports import Conflict, Item, Ports, StorageError
 from crm_relay.delivery.runtime import Runtime, install
 from crm_relay.http_client import HttpClient
+from crm_relay.observability import metrics
 from crm_relay.settings import Secrets, SecretSource, load_settings
 from tests.gateway import Context, Response, http_event
 from tests.relay import HANDLERS, MOST_RECEIVES, RELAY_TOML, START, TIMEOUT, VISIBILITY, WORKERS, Crash, surroundings
@@ -38,8 +42,20 @@ DRAIN_EVERY = 60
 CALM = 3 * 86_400
 """Seconds after the storm: whatever waits for something gives up within them."""
 
-_CIRCUIT = ("_LOCAL_FAILURES", "_LOCAL_SUCCESSES", "_LAST_OBSERVED_STATE")
-"""What Powertools' breaker keeps in a process's memory."""
+MOST_INVOCATIONS = 20_000
+"""After so many a world is one that never comes to rest."""
+
+type _Memory = dict[tuple[object, str], Any]
+
+
+def _memory() -> _Memory:
+    """Return what Powertools keeps in a new process's memory: (object, attribute) to value."""
+    local = {"_LOCAL_FAILURES": {}, "_LOCAL_SUCCESSES": {}, "_LAST_OBSERVED_STATE": {}}
+    counted: dict[str, Any] = {"metric_set": {}, "dimension_set": {}, "dimension_sets": [], "metadata_set": {}}
+    return {
+        **{(circuit, name): value for name, value in {**local, "_PROBE_OWNER": SimpleNamespace()}.items()},
+        **{(metrics.provider, name): value for name, value in counted.items()},
+    }
 
 
 class Arrival(NamedTuple):
@@ -65,7 +81,7 @@ class Process:
         self.undead = False
         self.dead = False
         self.slot_at = 0.0
-        self.memory: dict[str, dict[str, Any]] = {name: {} for name in _CIRCUIT}
+        self.memory = _memory()
         self.http_client = HttpClient(_Wire(self), monotonic=self._monotonic)
         queue = HANDLERS[function][0]
         ports = Ports(
@@ -102,8 +118,8 @@ class Process:
         if self.world.active is not self:
             self.world.active = self
             install(self.runtime)
-            for name, values in self.memory.items():
-                setattr(circuit, name, values)
+            for (holder, name), value in self.memory.items():
+                setattr(holder, name, value)
 
     def pause(self, seconds: float) -> None:
         """Let time pass; Lambda ends the process at its deadline, unless it comes back from the dead."""
@@ -268,6 +284,8 @@ class Source:
         if planned != self._polls_at:
             return  # another poll has been planned before this one
         self._polls_at = math.inf
+        if self._world.invocations > MOST_INVOCATIONS:
+            return
         if self._running < CONCURRENCY and (batch := self._receive()):
             self._running += 1
             self._world.scheduler.start(partial(self._work, batch))
@@ -339,10 +357,10 @@ class World:
     def __enter__(self) -> Self:
         patch = self._exit.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=self.random.getrandbits(128), version=4))
-        for name in _CIRCUIT:
-            patch.setattr(circuit, name, {})
+        patch.setattr(circuit, "os", SimpleNamespace(getpid=lambda: 1))
+        for (holder, name), value in _memory().items():
+            patch.setattr(holder, name, value)
         self._exit.enter_context(surroundings(self._time_of_active, self._http_client_of_active, self._output))
-        self._exit.callback(self.scheduler.close)
         return self
 
     def __exit__(self, *_: object) -> None:
