@@ -50,7 +50,7 @@ type _Memory = dict[tuple[object, str], Any]
 
 def _memory() -> _Memory:
     """Return what Powertools keeps in a new process's memory: (object, attribute) to value."""
-    local = {"_LOCAL_FAILURES": {}, "_LOCAL_SUCCESSES": {}, "_LAST_OBSERVED_STATE": {}}
+    local: dict[str, Any] = {"_LOCAL_FAILURES": {}, "_LOCAL_SUCCESSES": {}, "_LAST_OBSERVED_STATE": {}}
     counted: dict[str, Any] = {"metric_set": {}, "dimension_set": {}, "dimension_sets": [], "metadata_set": {}}
     return {
         **{(circuit, name): value for name, value in {**local, "_PROBE_OWNER": SimpleNamespace()}.items()},
