@@ -38,6 +38,14 @@ start: $(INSTALLED) ## Run everything here: API, queues, functions, CRM sandboxe
 test: $(INSTALLED) ## Run the tests: unit, component, stack.
 	@pytest
 
+.PHONY: simulate
+simulate: $(INSTALLED) ## Many bad days for the relay in virtual time (SEEDS=100 FIRST=1); one seed alone prints its trace.
+	@python -m tests.simulation --seeds $(or $(SEEDS),100) --first $(or $(FIRST),1)
+
+.PHONY: planted
+planted: $(INSTALLED) ## Plant known design mistakes into the relay; print who notices each, and how fast.
+	@python -m tests.planted
+
 .PHONY: check
 check: $(INSTALLED) ## Format, lint, types, import rules, template, generated files, relay.toml.
 	@ruff format --check --quiet

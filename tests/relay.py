@@ -4,8 +4,8 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
+from aws_lambda_powertools.metrics import base as metrics_base
 from aws_lambda_powertools.metrics.provider.cloudwatch_emf import cloudwatch
 from aws_lambda_powertools.utilities.circuit_breaker import base as circuit
 from aws_lambda_powertools.utilities.circuit_breaker.persistence import base as circuit_persistence
@@ -75,6 +76,8 @@ HANDLERS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
 }
 """Each function with the one queue that it sends to or consumes."""
 WORKERS = {"callbacks": "callback_process", "leads": "lead_submit", "notes": "amo_notes"}
+HTTP_CLIENTS = (submission, amo_account)
+"""Modules whose `http_client` is the process's own."""
 
 
 class Crash(BaseException):
@@ -137,6 +140,25 @@ def encoded(value: object) -> bytes:
     return value if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
+@contextmanager
+def surroundings(time: Callable[[], float], http_client: Callable[[], HttpClient], output: StringIO) -> Iterator[None]:
+    """Give the functions their HTTP client, Powertools' breaker a clock, and logs and metrics a place to go."""
+    with pytest.MonkeyPatch.context() as patch:
+        now = SimpleNamespace(now=lambda: datetime.fromtimestamp(time(), UTC))
+        for module in (circuit, circuit_persistence):  # Powertools' breaker takes no clock
+            patch.setattr(module, "dt", SimpleNamespace(datetime=now))
+        for module in HTTP_CLIENTS:
+            patch.setattr(module, "http_client", http_client)
+        for module in (cloudwatch, metrics_base):
+            patch.setattr(module, "print", partial(print, file=output), raising=False)
+        patch.setattr(logger.registered_handler, "stream", output)
+        metrics.clear_metrics()  # of what was counted outside of any handler before
+        try:
+            yield
+        finally:
+            install(None)
+
+
 class Relay:
     """One deployed relay. Use it as a context manager: inside, its runtime is the process's own.
 
@@ -174,16 +196,7 @@ class Relay:
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
-        patch = self._exit.enter_context(pytest.MonkeyPatch.context())
-        now = SimpleNamespace(now=lambda: datetime.fromtimestamp(self.clock.time(), UTC))
-        for module in (circuit, circuit_persistence):  # Powertools' breaker takes no clock
-            patch.setattr(module, "dt", SimpleNamespace(datetime=now))
-        patch.setattr(submission, "http_client", lambda: self.http_client)
-        patch.setattr(amo_account, "http_client", lambda: self.http_client)
-        patch.setattr(cloudwatch, "print", partial(print, file=self._output), raising=False)
-        patch.setattr(logger.registered_handler, "stream", self._output)
-        metrics.clear_metrics()  # of what was counted outside of any handler before
-        self._exit.callback(install, None)
+        self._exit.enter_context(surroundings(self.clock.time, lambda: self.http_client, self._output))
         self.restart()
         return self
 

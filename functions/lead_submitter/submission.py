@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Mapping
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 from crm_relay.cartelcrm import client
@@ -128,7 +128,7 @@ def _made_by_earlier_try(envelope: Envelope, claim: Claim) -> LeadStatus | None:
     return lead_in_cartelcrm(envelope.key) if claim.in_doubt else None
 
 
-@lru_cache(maxsize=1)
+@cache
 def account(relay: Runtime) -> Account:
     """Return the door to CartelCRM."""
     rate = relay.settings.cartelcrm.requests_per_second

@@ -143,6 +143,21 @@ def test_a_table_that_does_not_answer_gives_no_slot(relay: Relay, ports: Ports, 
     assert relay.clock.now - START == pytest.approx(0.11 if after else 0)
 
 
+def test_a_slot_that_a_slow_table_hands_out_too_late_is_not_used(relay: Relay, ports: Ports) -> None:
+    """Used late it would meet the slots of others: who waited for the table takes another one."""
+    budget = Budget(ports, "cartelcrm", per_second=10)
+
+    def slowly(name: str) -> None:
+        if name == "store.put":
+            relay.clock.sleep(3)
+            relay.before_call = lambda _: None
+
+    relay.before_call = slowly
+    with pytest.raises(NotExecuted, match="budget_slow"):
+        budget.take()
+    budget.take()
+
+
 def test_two_workers_that_reserve_at_once_get_different_slots(relay: Relay, ports: Ports) -> None:
     """The one that wrote second reads again."""
     crew = Crew(rate=10, store=relay.store)

@@ -1,0 +1,77 @@
+"""`make simulate SEEDS=… FIRST=…`: many seeds on all cores; a failing one says how to see it again, and what it did."""
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tests.simulation.simulation import EVENTS, RATE, Report, simulate
+
+_TRACE_LINES = 60
+
+
+def main() -> int:
+    """Run the seeds; return 1 if one fails."""
+    parser = argparse.ArgumentParser(prog="make simulate", description="Many bad days for the relay, one a seed.")
+    parser.add_argument("--seeds", type=int, default=100, help="how many")
+    parser.add_argument("--first", type=int, default=1, help="the first one")
+    parser.add_argument("--rate", type=float, default=RATE, help="share of I/O calls that meet trouble")
+    parser.add_argument("--events", type=int, default=EVENTS, help="events of a seed")
+    options = parser.parse_args()
+    console = Console()
+    seeds = range(options.first, options.first + options.seeds)
+    began = time.monotonic()
+    totals: Counter[str] = Counter()
+    failed: list[Report] = []
+    run = partial(simulate, rate=options.rate, events=options.events, whole=len(seeds) == 1)
+    columns = (TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    cores = min(len(seeds), os.cpu_count() or 1)
+    with (
+        ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn")) as pool,
+        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
+    ):
+        for report in progress.track(pool.map(run, seeds, chunksize=1), total=len(seeds)):
+            totals += Counter(calls=report.calls, troubles=report.troubles, invocations=report.invocations)
+            if not console.is_terminal and report.seed % 100 == 0:
+                console.print(f"… seed {report.seed}, {time.monotonic() - began:.0f} s")
+            if report.problems:
+                failed.append(report)
+                _show(console, report)
+    if len(seeds) == 1 and not failed:
+        console.print("\n".join(report.trace), markup=False, highlight=False, soft_wrap=True)
+        console.print(f"digest {report.digest}")
+    share = 100 * totals["troubles"] / max(1, totals["calls"])
+    console.print(
+        f"{len(seeds)} seeds × {options.events} events: {totals['invocations']:,} invocations, {totals['calls']:,} I/O "
+        f"calls while the storm raged, {share:.1f} % of them in trouble; {len(failed)} seeds failed; "
+        f"{time.monotonic() - began:.0f} s on {cores} cores"
+    )
+    return 1 if failed else 0
+
+
+def _show(console: Console, report: Report) -> None:
+    console.print(f"[bold red]seed {report.seed} failed[/]: {report.replay}")
+    for problem in report.problems:
+        console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
+    lines = list(_about(report))
+    console.print(f"  its trace, the last {min(len(lines), _TRACE_LINES)} lines about this:")
+    console.print("\n".join(lines[-_TRACE_LINES:]), markup=False, highlight=False, soft_wrap=True)
+
+
+def _about(report: Report) -> Iterable[str]:
+    """Return the lines that name what the problems are about, and all lines of the processes that touched it."""
+    subjects = {problem.split(": ", 1)[0] for problem in report.problems}
+    near = [line for line in report.trace if any(subject in line for subject in subjects)]
+    return near or report.trace
+
+
+if __name__ == "__main__":
+    sys.exit(main())

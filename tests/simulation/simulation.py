@@ -1,0 +1,100 @@
+"""One seed, from the first event to the verdict."""
+
+import tests.conftest  # noqa: F401, I001 (the environment of all tests, before anything reads it)
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tests.relay import START
+from tests.simulation.jobs import CACHES, Job, jobs
+from tests.simulation.world import MOST_INVOCATIONS, World
+from workbench.sandboxes.rates import busiest
+
+RATE, EVENTS = 0.3, 100
+_LATE = 0.1
+"""Seconds after its turn for which a request may be under way; what the world held up for longer does not count."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of a seed."""
+
+    seed: int
+    problems: tuple[str, ...]
+    digest: str
+    calls: int
+    troubles: int
+    invocations: int
+    trace: tuple[str, ...]
+
+    @property
+    def replay(self) -> str:
+        """The line that runs this seed again."""
+        return f"make simulate SEEDS=1 FIRST={self.seed}"
+
+
+def simulate(seed: int, *, rate: float = RATE, events: int = EVENTS, whole: bool = True) -> Report:
+    """Run one seed. If not `whole`, only a seed that fails brings its trace: millions of lines need not travel."""
+    try:
+        with World(seed, rate=rate, events=events) as world:
+            work = jobs(world)
+            for job in work:
+                job.start()
+            problems: list[str] = []
+            try:
+                world.run()
+                problems += _problems(world, work)
+            except Exception as error:  # noqa: BLE001 (a fault of the simulation is a failing seed, too)
+                problems.append(f"the simulation itself: {error!r}")
+            return Report(
+                seed,
+                tuple(problems),
+                world.digest,
+                world.chaos.calls,
+                world.chaos.troubles,
+                world.invocations,
+                tuple(world.trace) if whole or problems else (),
+            )
+    finally:
+        for cache in CACHES:
+            cache.cache_clear()
+
+
+def _problems(world: World, work: list[Job]) -> Iterator[str]:
+    for job in work:
+        yield from job.problems()
+        for mark in set(job.marks):
+            if mark in world.output or any(mark in answer for answer in world.answers):
+                yield f"{mark}: in a log line, a metric or an answer"
+    if world.invocations > MOST_INVOCATIONS:
+        yield f"the world: never comes to rest, {world.invocations} invocations"
+    yield from _rates(world)
+    yield from _left(world)
+
+
+def _left(world: World) -> Iterator[str]:
+    for queue in world.queues.values():
+        for message in queue.messages.values():
+            yield f"{queue.url}: {message.id} is still there, received {message.receive_count} times"
+    for queue in world.dead_letters.values():
+        for message in queue.messages.values():
+            if not message.reason:
+                yield f"{queue.url}: {message.id} is dead without a reason"
+    for key, item in world.items.items():
+        if key.startswith("outbox#"):
+            yield f"{key}: still in the outbox"
+        if key.startswith("effect#") and item.attributes["owner"]:
+            yield f"{key.removeprefix('effect#')}: still owned"
+
+
+def _rates(world: World) -> Iterator[str]:
+    limit = world.settings.cartelcrm.requests_per_second
+    most = math.ceil(limit)
+    for host, arrivals in world.arrivals.items():
+        # Slots are times: workers whose clocks differ hold the limit each among themselves.
+        for skew in {arrival.skew for arrival in arrivals}:
+            in_time = sorted(one.at for one in arrivals if one.skew == skew and one.at - one.slot_at <= _LATE)
+            if busiest(in_time) > most:
+                crowd = next(b for a, b in zip(in_time, in_time[most:], strict=False) if b - a < 1)
+                yield f"{host}: {busiest(in_time)} requests in the second before {crowd - START:.3f}, {limit} allowed"
