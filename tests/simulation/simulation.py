@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tests.relay import START
-from tests.simulation.jobs import CACHES, Job, jobs
+from tests.simulation.job import Job
+from tests.simulation.jobs import CACHES, jobs
 from tests.simulation.world import MOST_INVOCATIONS, World
 from workbench.sandboxes.rates import busiest
 
@@ -89,9 +90,9 @@ def _left(world: World) -> Iterator[str]:
 
 
 def _rates(world: World) -> Iterator[str]:
-    limit = world.settings.cartelcrm.requests_per_second
-    most = math.ceil(limit)
     for host, arrivals in world.arrivals.items():
+        limit = world.limits[host]
+        most = math.ceil(limit)
         # Slots are times: workers whose clocks differ hold the limit each among themselves.
         for skew in {arrival.skew for arrival in arrivals}:
             in_time = sorted(one.at for one in arrivals if one.skew == skew and one.at - one.slot_at <= _LATE)

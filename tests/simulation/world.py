@@ -15,7 +15,6 @@ from itertools import count
 from random import Random
 from types import SimpleNamespace
 from typing import Any, NamedTuple, NoReturn, Self, override
-from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -28,8 +27,21 @@ from crm_relay.delivery.runtime import Runtime, install
 from crm_relay.http_client import HttpClient
 from crm_relay.observability import metrics
 from crm_relay.settings import Secrets, SecretSource, load_settings
-from tests.gateway import Context, Response, http_event
-from tests.relay import HANDLERS, MOST_RECEIVES, RELAY_TOML, START, TIMEOUT, VISIBILITY, WORKERS, Crash, surroundings
+from tests.gateway import Context, Response
+from tests.relay import (
+    BATCH,
+    HANDLERS,
+    MOST_RECEIVES,
+    RELAY_TOML,
+    START,
+    TIMEOUT,
+    VISIBILITY,
+    WORKERS,
+    Crash,
+    Port,
+    QueuePort,
+    surroundings,
+)
 from tests.simulation.chaos import Chaos, Trouble
 from tests.simulation.scheduler import Scheduler
 from workbench.sandboxes import MemoryTransport, Sandbox
@@ -41,6 +53,9 @@ CONCURRENCY = 3
 DRAIN_EVERY = 60
 CALM = 3 * 86_400
 """Seconds after the storm: whatever waits for something gives up within them."""
+
+_LEAST_TIMEOUT = 10
+"""Seconds that a receiver has, however soon its caller gives up."""
 
 MOST_INVOCATIONS = 20_000
 """After so many a world is one that never comes to rest."""
@@ -140,8 +155,18 @@ class Process:
 
     # Its I/O
 
-    def _port(self, name: str, memory: Any) -> Any:
-        return _Port(self, name, memory)
+    def _port(self, name: str, memory: object) -> Any:
+        kind = QueuePort if isinstance(memory, MemoryQueue) else Port
+        return kind(name, memory, self._through)
+
+    def _through(self, name: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        match args:
+            case (Item(key=about), *_) | (str(about), *_) if name.startswith("store."):
+                name = f"{name} {about}"
+        try:
+            return self.call(name, partial(method, *args, **kwargs))
+        finally:
+            self.world.wake()
 
     def call[T](self, name: str, effect: Callable[[], T]) -> T:
         """Do one call of a port, with what the seed has in store for it."""
@@ -204,28 +229,6 @@ class Process:
         self.world.wake()
 
 
-@dataclass(frozen=True)
-class _Port:
-    process: Process
-    name: str
-    memory: Any
-
-    def __getattr__(self, method: str) -> Any:
-        attribute = getattr(self.memory, method)
-        return partial(self._call, method, attribute) if callable(attribute) else attribute
-
-    def _call(self, method: str, attribute: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        match args:
-            case (Item(key=about), *_) | (str(about), *_) if self.name == "store":
-                about = f" {about}"
-            case _:
-                about = ""
-        try:
-            return self.process.call(f"{self.name}.{method}{about}", partial(attribute, *args, **kwargs))
-        finally:
-            self.process.world.wake()
-
-
 class _Wire(httpx.BaseTransport):
     """The way from a process to the sandboxes."""
 
@@ -242,12 +245,16 @@ class _Wire(httpx.BaseTransport):
         received = SandboxRequest.of(request.method, target, request.headers, request.read())
         trouble = world.chaos.trouble(crm=True)
 
+        def arrives() -> None:
+            if not target.startswith("/oauth2/"):  # no CRM counts them with the others
+                world.arrivals[host].append(Arrival(world.scheduler.now, process.skew, process.slot_at))
+
         def unheard() -> None:
-            world.arrivals[host].append(Arrival(world.scheduler.now, process.skew, process.slot_at))
+            arrives()
             sandbox.handle(received)
 
         def answered() -> httpx.Response:
-            world.arrivals[host].append(Arrival(world.scheduler.now, process.skew, process.slot_at))
+            arrives()
             if trouble is Trouble.ANSWERED_BADLY:
                 sandbox.faults.add(world.chaos.bad_answer())
             return self._inner.handle_request(request)
@@ -297,7 +304,7 @@ class Source:
         if world.chaos.storm:
             world.random.shuffle(shuffled)  # a standard queue promises no order
             self._queue.messages = dict(shuffled)
-        batch = self._queue.receive(limit=world.random.randint(1, 10), visibility=visibility)
+        batch = self._queue.receive(limit=world.random.randint(1, BATCH[self._name]), visibility=visibility)
         for message in batch:
             if world.chaos.chance(0.05):  # nor that a message comes once
                 message.visible_at = world.scheduler.now + world.random.uniform(0, 90)
@@ -324,7 +331,8 @@ class World:
     """Everything, from one seed. Use it as a context manager.
 
     `items`, `queues`, `dead_letters` and `bus` are what is durable; `trace` says what happened, line by line;
-    `arrivals` has the requests to each CRM's host, `answers` the bodies that callers got.
+    `arrivals` has the requests to each CRM's host and `limits` those allowed in a second, `answers` the bodies that
+    callers got.
     Jobs add their `sandboxes` (by host) and `secrets`, and plan their events.
     """
 
@@ -343,6 +351,7 @@ class World:
         self.bus = MemoryBus()
         self.sources = {name: Source(self, name) for name in self.queues}
         self.sandboxes: dict[str, Sandbox] = {}
+        self.limits: dict[str, float] = {}
         self._crms: list[_Crm] = []
         self.arrivals: defaultdict[str, list[Arrival]] = defaultdict(list)
         self.trace: list[str] = []
@@ -420,11 +429,11 @@ class World:
         return answer
 
     def request(self, function: str, event: Mapping[str, Any], *, patience: float) -> Response | None:
-        """Send an HTTP request to a function, in a task; None: no answer came back."""
+        """Send an HTTP request to a function, in a task; None: no answer came back in time."""
         if self.chaos.chance(self.chaos.rate / 6):
             return None
         began = self.scheduler.now
-        answer = self.invoke(function, event, patience)
+        answer = self.invoke(function, event, max(patience, _LEAST_TIMEOUT))
         if answer is None or self.scheduler.now - began > patience or self.chaos.chance(self.chaos.rate / 6):
             return None
         response = Response.of(answer)
@@ -439,10 +448,14 @@ class World:
 
     # The course of things
 
-    def add(self, host: str, sandbox: Sandbox, function: str) -> None:
-        """Put a CRM into the world: its callbacks go to `function`."""
+    def add(self, host: str, sandbox: Sandbox, *, limit: float, deliver: Callable[[CallbackDelivery], int | None]) -> None:
+        """Put a CRM into the world that takes `limit` requests a second.
+
+        `deliver` takes one of its callbacks to the relay, in a task, and returns the status; None: no answer.
+        """
         self.sandboxes[host] = sandbox
-        self._crms.append(_Crm(self, sandbox, function))
+        self.limits[host] = limit
+        self._crms.append(_Crm(self, sandbox, deliver))
 
     def run(self) -> None:
         """Let the storm rage, then let the world calm down until nothing is left to do."""
@@ -479,10 +492,10 @@ class World:
 class _Crm:
     """Brings a sandbox's callbacks to the relay."""
 
-    def __init__(self, world: World, sandbox: Sandbox, function: str) -> None:
+    def __init__(self, world: World, sandbox: Sandbox, deliver: Callable[[CallbackDelivery], int | None]) -> None:
         self._world = world
         self._sandbox = sandbox
-        self._function = function
+        self._reach = deliver
         self._looks_at = math.inf
 
     def wake(self) -> None:
@@ -501,7 +514,5 @@ class _Crm:
         self.wake()
 
     def _deliver(self, delivery: CallbackDelivery) -> None:
-        event = http_event("POST", urlsplit(delivery.url).path, delivery.headers, delivery.body)
-        response = self._world.request(self._function, event, patience=delivery.timeout)
-        self._sandbox.answered(delivery, response.status if response else None)
+        self._sandbox.answered(delivery, self._reach(delivery))
         self.wake()

@@ -1,0 +1,54 @@
+"""What a job of the relay is to the simulation: where events come from, and what must have come of them."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from crm_relay.cartelcrm.leads import SUBMISSION
+from tests.simulation.world import World
+
+type Fields = Mapping[str, Any]
+
+IN_VAIN = ("GIVEN_UP", "NEEDS_RECONCILE")
+"""Ends that an operator is told of; each needs a dead letter."""
+
+
+class Job(ABC):
+    """One job: plans its events in the world, and in the end says what is wrong there."""
+
+    marks: tuple[str, ...] = ()
+    """Secrets and personal data of its events: no line of a log may hold one."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Plan the events."""
+
+    @abstractmethod
+    def problems(self) -> Iterator[str]:
+        """Tell what is lost, doubled or otherwise wrong, each with the name of the effect."""
+
+
+def end(world: World, name: str) -> Fields:
+    """Return what the ledger says of an effect in the end; nothing if it does not know it."""
+    item = world.items.get(f"effect#{name}")
+    return item.attributes if item else {}
+
+
+def in_vain_is_told(world: World, name: str, queue: str) -> Iterator[str]:
+    """Tell if an effect has ended in vain, and nobody is told."""
+    state = end(world, name).get("state")
+    if state in IN_VAIN:
+        if name not in _dead(world, queue):
+            yield f"{name}: {state} without a dead letter"
+        if world.items[f"effect#{name}"].attention != state:
+            yield f"{name}: {state}, and not in the index of what needs attention"
+
+
+def _dead(world: World, queue: str) -> set[str]:
+    bodies = [json.loads(message.body) for message in world.dead_letters[queue].messages.values()]
+    return {f"{body['kind']}#{body['key']}" if "kind" in body else _lead(body["detail"]) for body in bodies}
+
+
+def _lead(lead: Fields) -> str:
+    return f"{SUBMISSION}#{lead['external_id']}"
