@@ -1,19 +1,16 @@
 """`make simulate SEEDS=… FIRST=…`: many seeds on all cores; a failing one says how to see it again, and what it did."""
 
 import argparse
-import multiprocessing
-import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tests.simulation.simulation import EVENTS, RATE, Report, simulate
+from tests.simulation.many import CORES, simulate_all
+from tests.simulation.simulation import EVENTS, RATE, Report
 
 _TRACE_LINES = 60
 
@@ -31,14 +28,10 @@ def main() -> int:
     began = time.monotonic()
     totals: Counter[str] = Counter()
     failed: list[Report] = []
-    run = partial(simulate, rate=options.rate, events=options.events, whole=len(seeds) == 1)
+    reports = simulate_all(seeds, rate=options.rate, events=options.events)
     columns = (TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    cores = min(len(seeds), os.cpu_count() or 1)
-    with (
-        ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn")) as pool,
-        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
-    ):
-        for report in progress.track(pool.map(run, seeds, chunksize=1), total=len(seeds)):
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        for report in progress.track(reports, total=len(seeds)):
             totals += Counter(calls=report.calls, troubles=report.troubles, invocations=report.invocations)
             if not console.is_terminal and report.seed % 100 == 0:
                 console.print(f"… seed {report.seed}, {time.monotonic() - began:.0f} s")
@@ -52,7 +45,7 @@ def main() -> int:
     console.print(
         f"{len(seeds)} seeds × {options.events} events: {totals['invocations']:,} invocations, {totals['calls']:,} I/O "
         f"calls while the storm raged, {share:.1f} % of them in trouble; {len(failed)} seeds failed; "
-        f"{time.monotonic() - began:.0f} s on {cores} cores"
+        f"{time.monotonic() - began:.0f} s on {CORES} cores"
     )
     return 1 if failed else 0
 

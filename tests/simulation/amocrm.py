@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import partial
 from itertools import pairwise
 from random import Random
-from typing import override
+from typing import Any, override
 from urllib.parse import urlsplit
 
 import msgspec
@@ -136,7 +136,7 @@ class Notes(Job):
         kind, entity_id = random.choice(list(self._values))
         values = self._values[kind, entity_id]
         number = len(values) + 1
-        moved = {"status_id": random.choice(PIPELINES[0].statuses).id} if kind == "leads" else {}
+        moved: dict[str, Any] = {"status_id": random.choice(PIPELINES[0].statuses).id} if kind == "leads" else {}
         self._crm.change(kind, entity_id, **_shown(kind, number), **(moved if random.random() < 0.3 else {}))
         values.append(str(number))
         self._world.note("somebody", f"changes {kind}#{entity_id}", str(number))
@@ -198,7 +198,7 @@ class Notes(Job):
             yield f"{card}: LOST, all is confirmed, and there is no note"
 
 
-def _shown(kind: Kind, number: int) -> dict[str, object]:
+def _shown(kind: Kind, number: int) -> dict[str, Any]:
     if kind == "leads":
         return {"price": number}
     return {"custom_fields_values": [{"field_id": _POSITION, "values": [{"value": str(number)}]}]}

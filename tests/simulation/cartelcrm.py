@@ -32,6 +32,7 @@ _DUPLICATE_BY: tuple[frozenset[Literal["external_id", "phone"]], ...] = (
 
 _FORGER = "mark-forged"
 
+
 class CartelCrm:
     """CartelCRM's side, which its two jobs share."""
 

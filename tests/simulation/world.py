@@ -8,7 +8,6 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from functools import partial
 from io import StringIO
 from itertools import count
@@ -51,6 +50,8 @@ from workbench.sandboxes.wire import SandboxRequest
 CONCURRENCY = 3
 """Invocations of one worker at a time."""
 DRAIN_EVERY = 60
+_DRAIN_IN_CALM = 3600
+"""Three days of minutes would be most of a run's time."""
 CALM = 3 * 86_400
 """Seconds after the storm: whatever waits for something gives up within them."""
 
@@ -60,6 +61,7 @@ _LEAST_TIMEOUT = 10
 MOST_INVOCATIONS = 20_000
 """After so many a world is one that never comes to rest."""
 
+type Deliver = Callable[[CallbackDelivery], int | None]
 type _Memory = dict[tuple[object, str], Any]
 
 
@@ -448,7 +450,9 @@ class World:
 
     # The course of things
 
-    def add(self, host: str, sandbox: Sandbox, *, limit: float, deliver: Callable[[CallbackDelivery], int | None]) -> None:
+    def add(
+        self, host: str, sandbox: Sandbox, *, limit: float, deliver: Callable[[CallbackDelivery], int | None]
+    ) -> None:
         """Put a CRM into the world that takes `limit` requests a second.
 
         `deliver` takes one of its callbacks to the relay, in a task, and returns the status; None: no answer.
@@ -473,7 +477,8 @@ class World:
         if any(key.startswith("outbox#") for key in self.items):
             self.scheduler.start(lambda: self.invoke("outbox_drain", {}, 60))
         if self.scheduler.now < START + self.storm_seconds + CALM:
-            self.scheduler.at(self.scheduler.now + DRAIN_EVERY, self._drain)
+            every = DRAIN_EVERY if self.chaos.storm else _DRAIN_IN_CALM
+            self.scheduler.at(self.scheduler.now + every, self._drain)
 
     # What came of it
 
@@ -492,7 +497,7 @@ class World:
 class _Crm:
     """Brings a sandbox's callbacks to the relay."""
 
-    def __init__(self, world: World, sandbox: Sandbox, deliver: Callable[[CallbackDelivery], int | None]) -> None:
+    def __init__(self, world: World, sandbox: Sandbox, deliver: Deliver) -> None:
         self._world = world
         self._sandbox = sandbox
         self._reach = deliver
