@@ -4,26 +4,31 @@ import tests.conftest  # noqa: F401, I001 (the environment of all tests, before 
 
 import json
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from amo_webhook import add_notes
+from amo_webhook import receive as amo_receive
+from amo_webhook.card import KnownCard
 from callback_receiver import process, receive
 from crm_relay import signing
 from crm_relay.cartelcrm import callbacks
 from crm_relay.cartelcrm.callbacks import Callback
 from crm_relay.cartelcrm.leads import Lead
-from crm_relay.delivery import inbox, outbox, worker
+from crm_relay.delivery import attempt, inbox, outbox, tokens, worker
+from crm_relay.delivery.attempt import Ending, Try, Waiting
 from crm_relay.delivery.budget import Budget
 from crm_relay.delivery.envelope import Envelope
 from crm_relay.delivery.inbox import Receipt
 from crm_relay.delivery.ledger import Claim, Effect, Fenced, Ledger, State
 from crm_relay.delivery.memory import MemoryStore
 from crm_relay.delivery.ports import Conflict, Item, Ports, StorageError
-from crm_relay.delivery.worker import Dead, Waiting, Worker
+from crm_relay.delivery.tokens import Pair, SharedToken
+from crm_relay.delivery.worker import Worker
 from crm_relay.http_api import Unavailable
 from crm_relay.observability import logger
 from crm_relay.outcomes import OutcomeUnknown
@@ -89,11 +94,21 @@ def _answer_anyway(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(intake, "make_durable", make_durable)
 
 
+@mistake("what a batch of messages did not take is forgotten")
+def _partial_batch(patch: pytest.MonkeyPatch) -> None:
+    def make_all_durable(ports: Ports, envelopes: Sequence[Envelope]) -> None:
+        ports.queue.send_all([envelope.encode() for envelope in envelopes])
+
+    patch.setattr(amo_receive, "make_all_durable", make_all_durable)
+
+
 @mistake("outbox: forget, then send")
 def _forget_first(patch: pytest.MonkeyPatch) -> None:
     def send(ports: Ports, item: Item) -> None:
         ports.store.delete(item)
-        ports.queue_at(item.attributes["queue_url"]).send(outbox.kept_body(item), delay=item.attributes["delay"])
+        ports.queue_at(item.attributes["queue_url"]).send(
+            outbox.kept_body(item).decode(), delay=item.attributes["delay"]
+        )
 
     patch.setattr(outbox, "_send", send)
 
@@ -243,16 +258,17 @@ def _fail_open(patch: pytest.MonkeyPatch) -> None:
 
 @mistake("an error line that quotes what failed")
 def _talkative(patch: pytest.MonkeyPatch) -> None:
-    proper = worker.attempt
+    proper = attempt.attempt
 
-    def attempt(ports: Ports, envelope: Envelope, *args: Any, **kwargs: Any) -> Effect | Waiting | Dead:
-        outcome = proper(ports, envelope, *args, **kwargs)
-        if isinstance(outcome, Waiting):
-            logger.error("failed", payload=json.dumps(envelope.payload))
-        return outcome
+    def talkative(ports: Ports, tries: Sequence[Try], *args: Any, **kwargs: Any) -> list[Ending]:
+        endings = proper(ports, tries, *args, **kwargs)
+        for tried, ending in zip(tries, endings, strict=True):
+            if isinstance(ending, Waiting):
+                logger.error("failed", payload=json.dumps(tried.envelope.payload))
+        return endings
 
     for module in (worker, intake):
-        patch.setattr(module, "attempt", attempt)
+        patch.setattr(module, "attempt", talkative)
 
 
 # Towards the CRM
@@ -285,6 +301,40 @@ def _own_budget(patch: pytest.MonkeyPatch) -> None:
         proper(self, replace(ports, store=MemoryStore(ports.clock)), *args, **kwargs)
 
     patch.setattr(Budget, "__init__", init)
+
+
+@mistake("a note is written again without a look into its card", tests="tests/component/test_amo_notes.py")
+def _blind_note(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(add_notes._Notes, "_written", lambda *_: {})
+
+
+@mistake("a note is written before the card says so", tests="tests/component/test_amo_notes.py")
+def _unannounced(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(add_notes._Notes, "_announced", lambda _self, drafts: drafts)
+
+
+@mistake("a card does not remember what its note said")
+def _forgetful_card(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(KnownCard, "noted", lambda self: replace(self, proposal=None))
+
+
+@mistake("two notes of one card within a second", tests="tests/component/test_amo_notes.py")
+def _same_second(patch: pytest.MonkeyPatch) -> None:
+    proper = KnownCard.noted
+    patch.setattr(KnownCard, "noted", lambda self: replace(proper(self), noted_at=0))
+
+
+@mistake("every worker refreshes the token", tests="tests/unit/test_tokens.py")
+def _refresh_race(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(tokens, "LEASE", 0)
+
+
+@mistake("a token pair is used before it is stored", tests="tests/unit/test_tokens.py")
+def _unstored_pair(patch: pytest.MonkeyPatch) -> None:
+    def refreshed(_self: SharedToken, stale: Pair, refresh: Callable[[Pair], Pair]) -> Pair:
+        return refresh(stale)
+
+    patch.setattr(SharedToken, "refreshed", refreshed)
 
 
 @mistake("the last callback to come counts")

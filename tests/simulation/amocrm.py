@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import pairwise
@@ -37,6 +37,7 @@ HOOK_TOKEN, CLIENT_SECRET, PERSON = "mark-hook-token-3c8", "mark-client-secret-b
 SUBSCRIBED = ("add_lead", "update_lead", "status_lead", "add_contact", "update_contact")
 _CARDS: tuple[Kind, ...] = ("leads", "leads", "contacts")
 _POSITION = 735647
+_ADDED = "Создан"
 _STEP = re.compile(r"^(?:Price|Должность): (\S+) → (\S+)$", re.MULTILINE)
 
 
@@ -173,29 +174,40 @@ class Notes(Job):
 
     def _wrong_card(self, kind: Kind, entity_id: int, told: dict[str, bool]) -> Iterator[str]:
         card, values = f"main#{kind}#{entity_id}", self._values[kind, entity_id]
-        about = [name for name in told if name.startswith(f"{KIND}#{card}#")]
-        ends = {name: end(self._world, name) for name in about}
+        ends = {name: end(self._world, name) for name in told if name.startswith(f"{KIND}#{card}#")}
         texts = self._crm.card(kind, entity_id).texts
-        added = [text for text in texts if text.startswith("Создан")]
-        if len(added) > 1:
-            yield f"{card}: DOUBLED, {len(added)} notes say that it was made"
-        steps = [step for text in texts for step in _STEP.findall(text)]
-        for step, times in Counter(steps).items():
-            if times > 1:
-                yield f"{card}: DOUBLED, {times} notes tell {step[0]} → {step[1]}"
-        for (_, before), (after, _) in pairwise(dict.fromkeys(steps)):
-            if before != after:
-                yield f"{card}: a gap between {before} and {after}"
+        for problem in (*_repeated(texts), *_gaps(texts)):
+            yield f"{card}: {problem}"
         written = {note["id"] for note in self._crm.notes.of_kind[kind].values() if note["entity_id"] == entity_id}
         for name, ended in ends.items():
             note = (ended.get("result") or {}).get("note")
             if note and note not in written:
                 yield f"{name}: confirmed with note {note}, which is not in its card"
-        all_done = all(told[name] and ended.get("state") == "CONFIRMED" for name, ended in ends.items())
-        if all_done and steps and steps[-1][1] != values[-1]:
-            yield f"{card}: all is confirmed, its notes end with {steps[-1][1]}, and its value is {values[-1]}"
-        if all_done and not texts:
-            yield f"{card}: LOST, all is confirmed, and there is no note"
+        if all(told[name] and ended.get("state") == "CONFIRMED" for name, ended in ends.items()):
+            last = [after for text in texts for _, after in _STEP.findall(text)][-1:]
+            if last and last != values[-1:]:
+                yield f"{card}: all is confirmed, its notes end with {last}, and its value is {values[-1]}"
+            if not texts:
+                yield f"{card}: LOST, all is confirmed, and there is no note"
+
+
+def _repeated(texts: Sequence[str]) -> Iterator[str]:
+    added = [text for text in texts if text.startswith(_ADDED)]
+    if len(added) > 1:
+        yield f"DOUBLED, {len(added)} notes say that it was made"
+    mute = [text for text in texts[1:] if not (_STEP.search(text) or text.startswith(_ADDED))]
+    if mute:  # the first note of a card may find nothing to compare it with
+        yield f"REPEATED, {len(mute)} notes say nothing new"
+    for step, times in Counter(step for text in texts for step in _STEP.findall(text)).items():
+        if times > 1:
+            yield f"DOUBLED, {times} notes tell {step[0]} → {step[1]}"
+
+
+def _gaps(texts: Sequence[str]) -> Iterator[str]:
+    steps = dict.fromkeys(step for text in texts for step in _STEP.findall(text))
+    for (_, before), (after, _) in pairwise(steps):
+        if before != after:
+            yield f"a gap between {before} and {after}"
 
 
 def _shown(kind: Kind, number: int) -> dict[str, Any]:
