@@ -46,6 +46,18 @@ simulate: $(INSTALLED) ## Many bad days for the relay in virtual time (SEEDS=100
 planted: $(INSTALLED) ## Plant known design mistakes into the relay; print who notices each, and how fast.
 	@python -m tests.planted
 
+.PHONY: fuzz
+fuzz: $(INSTALLED) ## What strangers may send, INPUTS=1000000 of it, on everything that takes input.
+	@python -m tests.fuzz --inputs $(or $(INPUTS),1000000) --first $(or $(FIRST),1)
+
+.PHONY: mutants
+mutants: $(INSTALLED) ## Change the core in one place at a time; print what no test notices (ONLY=signing for one module).
+	@python -m workbench.mutants --only "$(ONLY)"
+
+.PHONY: load
+load: $(INSTALLED) ## Load on the running `make start` (RATE=50 SECONDS=60), then a check of every effect.
+	@python -m workbench.load --rate $(or $(RATE),50) --seconds $(or $(SECONDS),60)
+
 .PHONY: check
 check: $(INSTALLED) ## Format, lint, types, import rules, template, generated files, relay.toml.
 	@ruff format --check --quiet

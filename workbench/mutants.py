@@ -1,0 +1,200 @@
+"""`make mutants`: change one thing at a time in the code that everything rests on, and see that a test fails.
+
+What is changed is a copy in a temporary folder, and each mutant has a process of its own. A changed module is tried
+against the unit tests that are named with it; a mutant that none of them kills is printed.
+"""
+
+import argparse
+import ast
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import Phase, settings
+
+ROOT = Path(__file__).parents[1]
+LAYER = "layers/crm_relay/crm_relay"
+TESTS = {
+    f"{LAYER}/signing.py": "tests/unit/test_signing.py",
+    f"{LAYER}/brackets.py": "tests/unit/test_brackets.py",
+    f"{LAYER}/delivery/ledger.py": "tests/unit/test_ledger.py",
+    f"{LAYER}/delivery/inbox.py": "tests/unit/test_inbox.py",
+    f"{LAYER}/delivery/budget.py": "tests/unit/test_budget.py",
+}
+"""Each module with the tests that must notice what is changed in it."""
+_SECONDS = 20
+"""A test that runs for longer is one that never ends, which is noticed."""
+_PRELOADED = ["pytest", "hypothesis.stateful", "workbench.sandboxes", "aws_lambda_powertools.utilities.circuit_breaker"]
+"""What the tests of all mutants import, and what imports nothing that is changed."""
+
+_PAIRS: tuple[tuple[type[ast.AST], type[ast.AST]], ...] = (
+    (ast.Lt, ast.LtE),
+    (ast.Gt, ast.GtE),
+    (ast.Eq, ast.NotEq),
+    (ast.Is, ast.IsNot),
+    (ast.In, ast.NotIn),
+    (ast.And, ast.Or),
+    (ast.Add, ast.Sub),
+    (ast.Mult, ast.FloorDiv),
+    (ast.Break, ast.Continue),
+)
+_OPPOSITES = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])} | {ast.Div: ast.Mult}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A module with one change; `says` shows the changed line."""
+
+    path: str
+    line: int
+    says: str
+    code: str
+
+
+def mutants(path: str, code: str) -> Iterator[Mutant]:
+    """Yield every module that differs from this one in one place: an operator, a constant, a condition, a call."""
+    tree = ast.parse(code)
+    _without_annotations(tree)
+    names = set(_values_of_enums(tree))
+    for place, node in enumerate(ast.walk(tree)):
+        if node in names:
+            continue
+        for way, _ in enumerate(_changed(deepcopy(node))):
+            whole = deepcopy(tree)
+            victim = next(each for number, each in enumerate(ast.walk(whole)) if number == place)
+            replacement = _changed(victim)[way]
+            changed = _Replace(victim, replacement).visit(whole)
+            line = getattr(node, "lineno", 0)
+            says = f"{ast.unparse(node).splitlines()[0]}  →  {ast.unparse(replacement).splitlines()[0]}"
+            yield Mutant(path, line, says, ast.unparse(ast.fix_missing_locations(changed)))
+
+
+class _Replace(ast.NodeTransformer):
+    def __init__(self, victim: ast.AST, replacement: ast.AST) -> None:
+        self._victim, self._replacement = victim, replacement
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        return self._replacement if node is self._victim else super().generic_visit(node)
+
+
+def _without_annotations(tree: ast.AST) -> None:
+    """Forget docstrings and annotations: what is no code cannot be wrong."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = [each for each in node.body if not _is_text(each)] or [ast.Pass()]
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+            for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
+                argument.annotation = None
+
+
+def _values_of_enums(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield the values of plain enums, which nobody reads; those of a StrEnum stand in the table."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.ClassDef(bases=[ast.Name(id="Enum")]):
+                yield from (each.value for each in node.body if isinstance(each, ast.Assign))
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _changed(node: ast.AST) -> list[ast.AST]:  # noqa: C901, PLR0912 (a table, not a course of things)
+    """Return what may stand in a node's place."""
+    match node:
+        case ast.Compare(ops=[operator, *rest]) if type(operator) in _OPPOSITES:
+            return [ast.Compare(node.left, [_opposite(operator), *rest], node.comparators)]
+        case ast.BoolOp(values=values):
+            return [ast.BoolOp(_opposite(node.op), values), *values]
+        case ast.BinOp(op=operator) if type(operator) in _OPPOSITES:
+            return [ast.BinOp(node.left, _opposite(operator), node.right)]
+        case ast.UnaryOp(op=ast.Not() | ast.USub(), operand=operand):
+            return [operand]
+        case ast.IfExp(body=body, orelse=orelse):
+            return [body, orelse]
+        case ast.Constant(value=bool(value)):
+            return [ast.Constant(not value)]
+        case ast.Constant(value=int(value) | float(value)):
+            return [ast.Constant(value + 1)]
+        case ast.Constant(value=str(value)) if value:
+            return [ast.Constant(value + "x")]
+        case ast.Constant(value=bytes(value)) if value:
+            return [ast.Constant(value + b"x")]
+        case ast.Break() | ast.Continue():
+            return [_opposite(node)]
+        case ast.Return(value=ast.expr() as value) if not isinstance(value, ast.Constant):
+            return [ast.Return(ast.Constant(None))]
+        case ast.Expr(value=ast.Call()) | ast.AugAssign() | ast.Raise():
+            return [ast.Pass()]
+        case ast.If(test=test):
+            return [ast.If(ast.UnaryOp(ast.Not(), test), node.body, node.orelse)]
+        case _:
+            return []
+
+
+def _opposite(operator: ast.AST) -> Any:
+    return _OPPOSITES[type(operator)]()
+
+
+def survives(mutant: Mutant) -> bool:
+    """Tell whether no test notices a mutant. It must be called in a process that has imported nothing of ours yet."""
+    sys.dont_write_bytecode = True
+    with tempfile.TemporaryDirectory() as scratch, Path(os.devnull).open("w") as nowhere:
+        shutil.copytree(ROOT / LAYER, Path(scratch) / "crm_relay")
+        (Path(scratch) / Path(mutant.path).relative_to(Path(LAYER).parent)).write_text(mutant.code, "utf-8")
+        sys.path.insert(0, scratch)
+        os.chdir(ROOT)
+        # No test's failure need be made small, nor any mutant be tried with hundreds of examples.
+        phases = (Phase.explicit, Phase.generate)
+        settings.register_profile("mutants", derandomize=True, deadline=None, phases=phases, max_examples=50)
+        options = (
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            "--assert=plain",
+            "--hypothesis-profile=mutants",
+            f"--timeout={_SECONDS}",
+        )
+        with redirect_stdout(nowhere), redirect_stderr(nowhere):
+            code = pytest.main([*options, TESTS[mutant.path]])
+        assert str(sys.modules["crm_relay"].__file__).startswith(scratch)
+        return code == pytest.ExitCode.OK
+
+
+def main() -> int:
+    """Try all mutants; return 1 if fewer than nine of ten are killed."""
+    parser = argparse.ArgumentParser(prog="make mutants", description="Is every line of the core under test?")
+    parser.add_argument("--only", default="", help="part of a module's path")
+    only, began, killed, tried = parser.parse_args().only, time.monotonic(), 0, 0
+    fresh = multiprocessing.get_context("forkserver")
+    fresh.set_forkserver_preload(_PRELOADED)
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=fresh, max_tasks_per_child=1) as pool:
+        for path in (path for path in TESTS if only in path):
+            code = (ROOT / path).read_text("utf-8")
+            if not pool.submit(survives, Mutant(path, 0, "", code)).result():
+                print(f"{TESTS[path]} fails without any change")
+                return 1
+            several = list(mutants(path, code))
+            left = [mutant for mutant, alive in zip(several, pool.map(survives, several), strict=True) if alive]
+            killed, tried = killed + len(several) - len(left), tried + len(several)
+            print(f"{path}: {len(several) - len(left)} of {len(several)} killed", flush=True)
+            for mutant in left:
+                print(f"    line {mutant.line}: {mutant.says}", flush=True)
+    print(f"{killed} of {tried} killed, {100 * killed / max(1, tried):.1f} %; {time.monotonic() - began:.0f} s")
+    return 0 if killed >= 0.9 * tried else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
