@@ -102,9 +102,10 @@ def _without_annotations(tree: ast.AST) -> None:
 def _values_of_enums(tree: ast.AST) -> Iterator[ast.AST]:
     """Yield the values of plain enums, which nobody reads; those of a StrEnum stand in the table."""
     for node in ast.walk(tree):
-        match node:
-            case ast.ClassDef(bases=[ast.Name(id="Enum")]):
-                yield from (each.value for each in node.body if isinstance(each, ast.Assign))
+        if isinstance(node, ast.ClassDef) and any(
+            isinstance(base, ast.Name) and base.id == "Enum" for base in node.bases
+        ):
+            yield from (each.value for each in node.body if isinstance(each, ast.Assign))
 
 
 def _is_text(node: ast.AST) -> bool:
