@@ -77,6 +77,10 @@ class AmoAccount:
         """Return unix seconds."""
         return self._relay.ports.clock.time()
 
+    def check(self) -> None:
+        """Raise NotExecuted while the account is paused."""
+        self._door.check()
+
     def run[T](self, operation: Callable[[Access], Exchange[T]]) -> T:
         """Run an operation, in one slot of the budget, with a token that works: the long-lived one, or else the pair's.
 

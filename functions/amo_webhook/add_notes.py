@@ -14,6 +14,7 @@ from amo_webhook.note_text import Names, differences, note_text, snapshot
 from crm_relay.amocrm.client import DEADLINE, ValidationFailed
 from crm_relay.amocrm.resources import CARDS, Card, add, notes, read_by_ids
 from crm_relay.delivery.attempt import Task
+from crm_relay.delivery.envelope import Envelope
 from crm_relay.delivery.ports import Conflict, StorageError
 from crm_relay.delivery.runtime import Runtime, prepare, runtime
 from crm_relay.delivery.worker import LambdaContext, Worker, lease
@@ -45,8 +46,15 @@ def handler(event: Event, context: LambdaContext) -> dict[str, list[dict[str, st
         needs_seconds=_NEEDS_SECONDS,
         give_up_after=relay.settings.relay.give_up_after_seconds,
         read=read_change,
+        ready=partial(_expect_open, relay),
     )
     return worker.run(event, context)
+
+
+def _expect_open(relay: Runtime, envelope: Envelope) -> None:
+    name = Change.read(envelope).account
+    if name in relay.settings.amocrm.accounts:
+        amo_account(relay, name).check()
 
 
 def _add_notes(relay: Runtime, tasks: Sequence[Task], *, until: float, lease_until: int) -> None:

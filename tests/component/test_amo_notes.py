@@ -508,9 +508,10 @@ def test_d15_an_account_that_is_closed_to_us_is_paused(
     assert len(office.work()) == 2
     assert office.relay.items("pause#")["pause#amocrm#main"]["reason"] == reason
     assert office.relay.metrics["AttentionNeeded"] == 1
-    asked = len(office.amo.received)
+    asked, claims = len(office.amo.received), list(office.relay.items("effect#").values())
     office.relay.run(PAUSE - 10)
     assert len(office.amo.received) == asked
+    assert list(office.relay.items("effect#").values()) == claims, "a message that cannot be tried costs no write"
     assert len(office.relay.queues["notes"].messages) == 2
     office.over()
     assert [office.lines(lead_id) for lead_id in ids] == [["Бюджет: 1 000 → 2"]] * 2

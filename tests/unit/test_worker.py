@@ -31,7 +31,7 @@ class Bench:
     relay: Relay
     job: Callable[[Envelope, Claim], Mapping[str, Any]] = lambda _, __: {"id": "7"}
     done: list[str] = field(default_factory=list)
-    ready: Callable[[], None] = lambda: None
+    ready: Callable[[Envelope], None] = lambda _: None
     random: Callable[[], float] = lambda: 0.5
 
     @property
@@ -51,7 +51,7 @@ class Bench:
 
     @property
     def worker(self) -> Worker:
-        return Worker(self.ports, each(self.do), needs_seconds=20, give_up_after=DAY, ready=lambda: self.ready())  # noqa: PLW0108
+        return Worker(self.ports, each(self.do), needs_seconds=20, give_up_after=DAY, ready=lambda _: self.ready(_))  # noqa: PLW0108
 
     def send(self, *keys: str) -> None:
         for key in keys:
@@ -378,7 +378,7 @@ def test_another_payload_under_a_known_key_is_a_dead_letter(bench: Bench) -> Non
 
 def test_a_closed_account_leaves_messages_untouched(bench: Bench) -> None:
     """While there is no sense in trying, nothing is claimed, and the message waits as long as it is told."""
-    bench.ready = lambda: (_ for _ in ()).throw(NotExecuted("account_paused", retry_after=200))
+    bench.ready = lambda _: (_ for _ in ()).throw(NotExecuted("account_paused", retry_after=200))
     bench.send("e1")
     assert bench.run() == ["e1"]
     assert bench.relay.items("effect#") == {}

@@ -36,7 +36,7 @@ class Worker:
     """Works off the messages of one queue, up to `together` of them in one go of the job.
 
     `read` turns a message body into an envelope (NotOurs if it is none), `ready` raises NotExecuted while
-    there is no sense in trying. Nothing is started with less than `needs_seconds` left, nor tried again when
+    there is no sense in trying it. Nothing is started with less than `needs_seconds` left, nor tried again when
     its message has waited for `give_up_after` seconds.
     """
 
@@ -46,7 +46,7 @@ class Worker:
     give_up_after: int
     together: int = 1
     read: Callable[[str], Envelope] = Envelope.decode
-    ready: Callable[[], None] = lambda: None
+    ready: Callable[[Envelope], None] = lambda _: None
 
     def run(self, event: Mapping[str, Any], context: LambdaContext) -> dict[str, list[dict[str, str]]]:
         """Work off an SQS event; return the ids that stay in the queue, as ReportBatchItemFailures wants them."""
@@ -83,7 +83,7 @@ class Worker:
             logger.set_correlation_id(envelope.correlation_id)
             sent_at = int(record["attributes"]["SentTimestamp"]) / 1000
             last = self.ports.clock.time() - sent_at > self.give_up_after
-            self.ready()
+            self.ready(envelope)
             return Try(envelope, received, last)
         except NotOurs as problem:
             return Dead(str(problem))
