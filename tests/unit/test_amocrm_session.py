@@ -158,7 +158,7 @@ def test_what_a_repeat_cannot_help_is_not_repeated(answer: Response, outcome: ty
 
 def test_requests_say_who_asks() -> None:
     """User agent, library, the user to act as; the deadline is the client's."""
-    hand = Hand(says(200, {}), terms=Terms(user_agent="Stock/2", context_user_id=7, deadline=40))
+    hand = Hand(says(200, {"id": 1}), terms=Terms(user_agent="Stock/2", context_user_id=7, deadline=40))
     hand.get()
     (request,) = hand.requests
     assert request.headers["User-Agent"].startswith("Stock/2 (crm-relay/")
@@ -200,7 +200,7 @@ def test_a_part_of_a_file_goes_to_amocrm_alone() -> None:
 
 def test_a_pair_is_used_while_it_is_good() -> None:
     """With the integration's id."""
-    hand = Hand(says(200, {}), access=StoredTokens(APP, MemoryTokens(pair())))
+    hand = Hand(says(200, {"id": 1}), access=StoredTokens(APP, MemoryTokens(pair())))
     hand.get()
     assert hand.tokens() == ["access-1"]
     assert hand.requests[0].headers["X-Client-UUID"] == "client"
@@ -210,7 +210,7 @@ def test_a_pair_that_ends_is_refreshed_and_stored_before_it_is_used() -> None:
     """To use the new one kills the old one."""
     clock = Clock()
     store = MemoryTokens(pair(expires_at=int(clock.now) + 30), monotonic=clock.time)
-    hand = Hand(granted(2), says(200, {}), access=StoredTokens(APP, store))
+    hand = Hand(granted(2), says(200, {"id": 1}), access=StoredTokens(APP, store))
     hand.get()
     assert store.pair is not None
     assert (store.pair.refresh_token, hand.requests[1].headers["Authorization"]) == ("refresh-2", "Bearer access-2")
@@ -229,7 +229,7 @@ def test_somebody_elses_refresh_is_waited_for() -> None:
     """And its pair is used."""
     clock = Clock()
     store = MemoryTokens(pair(expires_at=0), monotonic=clock.time)
-    hand = Hand(says(200, {}), access=StoredTokens(APP, store))
+    hand = Hand(says(200, {"id": 1}), access=StoredTokens(APP, store))
     hand.clock = clock
     assert store.claim(90)
     waited = []
@@ -289,7 +289,7 @@ def test_a_pair_is_looked_at_again_under_the_claim() -> None:
     slow = Progress(access.account(1_760_000_000, lambda _: None, refused=None))
     assert isinstance(slow.effect, Act)
     slow.send(slow.effect.do())  # it has looked
-    hand = Hand(granted(2), says(200, {}), access=access)
+    hand = Hand(granted(2), says(200, {"id": 1}), access=access)
     hand.get()
     while slow.effect is not None:
         assert isinstance(slow.effect, Act), "it refreshes too"

@@ -172,7 +172,10 @@ def _asked(request: Request, body: object, now: float) -> Exchange[Any]:
     response = None
     try:
         response = yield request
-        return _answer(response, now)
+        answer = _answer(response, now)
+        if request.method == "GET" and response.status == 200 and not answer:
+            raise OutcomeUnknown("success_without_content")  # nothing there is a 204
+        return answer
     except Outcome as outcome:
         answer = decoded(response) if response else None
         problem = Problem(request, body, response, answer)
