@@ -16,9 +16,15 @@ from crm_relay.settings import AmoCrmSecrets
 _FORM = "application/x-www-form-urlencoded"
 
 
+class OtherAccount(Forbidden):
+    """Who calls knows an account's path and is not that account: relay.toml is wrong, or the path is known: 403."""
+
+    needs_attention = True
+
+
 @observed()
 def handler(event: Event, _context: Any) -> Answer:
-    """Answer one hook. amoCRM switches a hook off after 100 bad answers, so what is authentic gets a 200."""
+    """Answer one hook. amoCRM switches a hook off after 100 bad answers, so what can be read at all gets a 200."""
     relay = runtime()
     request = Request.read(event, body_limit=relay.settings.relay.hook_body_limit_bytes)
     request.expect("POST")
@@ -26,7 +32,7 @@ def handler(event: Event, _context: Any) -> Answer:
     hook = read_hook(_form(request))
     account = relay.settings.amocrm.accounts.get(name)
     if account is None or (hook.account_id, hook.subdomain) != (account.account_id, account.subdomain):
-        raise Forbidden("account_not_configured")
+        raise OtherAccount("account_not_configured")
     if hook.unreadable:
         quarantine(relay.ports, "amocrm.hook", request.body, "id_invalid")
     # What our own integration has caused would go round for ever.

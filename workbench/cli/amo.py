@@ -117,8 +117,10 @@ def trouble(outcome: Outcome, host: str) -> str:
             return f"{host} cannot be reached ({outcome})"
         case NotExecuted():
             return f"{host} is busy ({outcome}); try again later"
-        case Rejected():
+        case Rejected(reason="http_403"):
             return f"{host} refuses ({outcome}): the token needs the rights of an administrator"
+        case Rejected():
+            return f"{host} refuses ({outcome})"
         case _:
             return f"{host} does not answer as amoCRM does ({outcome})"
 

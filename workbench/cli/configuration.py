@@ -125,13 +125,9 @@ def _in_words(message: str, kind: Any) -> str:
 
 
 def _contradictions(table: Mapping[str, Any]) -> Iterator[str]:
-    """Find what is good by itself and cannot be: words of two meanings, events that amoCRM does not have."""
+    """Find what is good by itself and cannot be: words of two meanings."""
     meanings: dict[str, tuple[str, str]] = {}
     for word, status in table.get("cartelcrm", {}).get("statuses", {}).items():
         known, meaning = meanings.setdefault(word.casefold(), (word, status))
         if meaning != status:
             yield f"cartelcrm.statuses.{word}: {known} is the same word, and means {meaning}"
-    for name, account in table.get("amocrm", {}).get("accounts", {}).items():
-        for entity, actions in account.get("notes", {}).items():
-            if entity != "lead" and "status" in actions:
-                yield f"amocrm.accounts.{name}.notes.{entity}: of status amoCRM tells for leads alone"

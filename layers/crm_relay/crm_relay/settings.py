@@ -13,7 +13,8 @@ from crm_relay.cartelcrm.statuses import STATUSES
 
 AccountName = Annotated[str, Meta(pattern=r"^[a-z0-9_-]{1,40}\Z")]
 """What we call an account: a part of keys, so without their separator."""
-AmoCrmAction = Literal["add", "update", "status", "responsible", "restore"]
+AmoCrmCardAction = Literal["add", "update", "responsible", "restore"]
+AmoCrmLeadAction = Literal[AmoCrmCardAction, "status"]
 
 
 class ConfigurationError(Exception):
@@ -85,9 +86,9 @@ class CartelCrmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 class AmoCrmNotes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """[amocrm.accounts.NAME.notes]: which events of which entities get a note."""
 
-    lead: tuple[AmoCrmAction, ...] = ("add", "update", "status", "responsible")
-    contact: tuple[AmoCrmAction, ...] = ("add", "update")
-    company: tuple[AmoCrmAction, ...] = ("add", "update")
+    lead: tuple[AmoCrmLeadAction, ...] = ("add", "update", "status", "responsible")
+    contact: tuple[AmoCrmCardAction, ...] = ("add", "update")
+    company: tuple[AmoCrmCardAction, ...] = ("add", "update")
 
 
 class AmoCrmAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
