@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
 from typing import Any, override
 
 import httpcore
@@ -25,19 +26,26 @@ from crm_relay.outcomes import NotExecuted, Outcome, OutcomeUnknown, Unreachable
 # At INFO it logs every URL, and the URLs of some CRMs hold a secret.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
+_THIS_MACHINE = "127.0.0.1"
+"""Where sandboxes are: the one address that is not public and may stand in a configuration."""
 RESPONSE_LIMIT = 1024 * 1024
 """Bytes of a response's body that are read; a longer one has no usable answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request to a CRM. `deadline` is in seconds and covers everything from connecting to the last byte."""
+    """One request to a CRM.
+
+    `deadline` is in seconds and covers everything from connecting to the last byte. `response_limit` is in bytes;
+    None leaves it to the client. The URL does not show: those of Bitrix24 hold a secret.
+    """
 
     method: str
-    url: str
+    url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     content: bytes = field(default=b"", repr=False)
     deadline: float = 15.0
+    response_limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +141,13 @@ class HttpClient:
                 request.url,
                 headers=dict(request.headers),
                 content=request.content,
-                timeout=request.deadline,
+                timeout=max(0.0, deadline - self._monotonic()),
             ) as response:
+                limit = self._limit if request.response_limit is None else request.response_limit
                 return Response(
                     status=response.status_code,
                     headers={name.lower(): value for name, value in response.headers.items()},
-                    content=self._read(response, deadline),
+                    content=self._read(response, deadline, limit),
                 )
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise Unreachable(type(error).__name__) from None
@@ -149,11 +158,11 @@ class HttpClient:
         finally:
             _deadline.reset(token)
 
-    def _read(self, response: httpx.Response, deadline: float) -> bytes:
+    def _read(self, response: httpx.Response, deadline: float, limit: int) -> bytes:
         content = bytearray()
         for chunk in response.iter_bytes():
             content += chunk
-            if len(content) > self._limit:
+            if len(content) > limit:
                 raise OutcomeUnknown("response_too_large")
             if self._monotonic() > deadline:
                 raise OutcomeUnknown("deadline_passed")
@@ -231,10 +240,19 @@ class _DeadlineStream(httpcore.NetworkStream):
 
 
 def _addresses(host: str, port: int) -> list[str]:
+    """Return the addresses of a host; a name leads nowhere inside our own network, whoever has made it do so."""
     try:
-        return [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        found = [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     except OSError as error:
         raise httpcore.ConnectError from error
+    public = [address for address in found if host == _THIS_MACHINE or _is_public(address)]
+    if not public:
+        raise httpcore.ConnectError
+    return public
+
+
+def _is_public(address: str) -> bool:
+    return ip_address(address).is_global
 
 
 def _left(monotonic: Callable[[], float], passed: type[Exception]) -> float:
