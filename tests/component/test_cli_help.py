@@ -21,6 +21,12 @@ COMMANDS = [
     "secrets check",
     "amo authorize",
     "amo hooks",
+    "bitrix check",
+    "bitrix address",
+    "bitrix robot install",
+    "bitrix robot list",
+    "bitrix robot remove",
+    "bitrix transfer",
     "check",
 ]
 EVENTS_AND_STACK = ["start", "status", "send", "sign"]

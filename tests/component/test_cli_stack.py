@@ -23,7 +23,7 @@ from tests.component.cli import CALLBACK_URL, LEADS_URL, Cli
 from workbench.cli import console, dead_letters
 
 NAME, REGION = "relay-test", "eu-central-1"
-QUEUES = ("Callback", "Lead")
+QUEUES = ("Bitrix", "Callback", "Lead")
 
 
 @cache

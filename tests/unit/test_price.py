@@ -9,6 +9,7 @@ import pytest
 from workbench.bench import price
 from workbench.bench.__main__ import Results
 from workbench.bench.cold_starts import RECEIVER_BUDGET, WORKER_BUDGET, ColdStart, budget
+from workbench.bench.deals import DealRates, Deals
 from workbench.bench.notes import NoteRates, Notes
 from workbench.bench.own_time import BUDGETS, OwnTime, callback_body
 from workbench.bench.price import Item, Usage, bill, billed_for, cost, item_size, standing, ticks, together
@@ -160,24 +161,26 @@ def test_the_fastest_starts_are_compared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "p99", "seconds", "calls", "missed"),
+    ("ratio", "p99", "seconds", "deals", "calls", "missed"),
     [
-        (1.15, 2.0, 4.0, 3, []),
-        (1.16, 2.0, 4.0, 3, ["cold start of Function"]),
-        (1.15, 2.1, 4.0, 3, ["CPU time of a callback"]),
-        (1.15, 2.0, 4.1, 3, ["notes a second"]),
-        (1.15, 2.0, 4.0, 4, ["AWS calls per callback"]),
+        (1.15, 2.0, 4.0, 10, 3, []),
+        (1.16, 2.0, 4.0, 10, 3, ["cold start of Function"]),
+        (1.15, 2.1, 4.0, 10, 3, ["CPU time of a callback"]),
+        (1.15, 2.0, 4.1, 10, 3, ["notes a second"]),
+        (1.15, 2.0, 4.0, 9, 3, ["deals a second"]),
+        (1.15, 2.0, 4.0, 10, 4, ["AWS calls per callback"]),
     ],
 )
 def test_what_is_over_its_budget_is_named(
-    ratio: float, p99: float, seconds: float, calls: int, missed: list[str]
+    *, ratio: float, p99: float, seconds: float, deals: int, calls: int, missed: list[str]
 ) -> None:
     """And whatever is named makes the benchmark fail."""
     start = ColdStart("Function", (400 * ratio,), (400.0,), budget=1.15)
     times = OwnTime("callback", 3000, 0.5, p99, 2.0)
     rates = NoteRates(7.0, 5, Notes(1000, 24, seconds), Notes(25, 29, 4.0))
+    carried = DealRates(2.0, Deals(deals, 6, 1.0), Deals(8, 9, 1.0), Deals(1, 6, 3.0))
     measured = Measured((usage(most_calls=calls), usage(most_calls=9)), (), (), (), "rate(1 minute)", 0)
-    assert list(Results((start,), (times,), rates, measured).missed()) == missed
+    assert list(Results((start,), (times,), rates, carried, measured).missed()) == missed
 
 
 def test_notes_are_compared_as_ratio() -> None:

@@ -18,11 +18,12 @@ from crm_relay.delivery.account import pause_key
 from crm_relay.http_client import HttpClient
 from crm_relay.outcomes import Blocked, NotExecuted, Outcome, Unauthorized, Unreachable
 from crm_relay.settings import ConfigurationError, load_settings, read_secrets
-from workbench.cli import amo
+from workbench.cli import amo, bitrix_check
 from workbench.cli.configuration import Finding
 from workbench.cli.console import Problem, moment
 from workbench.cli.leads_api import API_KEY, Busy, LeadsApi
-from workbench.cli.secrets import missing_from, state_of
+from workbench.cli.portals import Portals
+from workbench.cli.secrets import missing_from, read_by_calls, state_of
 from workbench.cli.target import Target, explained
 from workbench.cli.world import World
 
@@ -39,11 +40,12 @@ def findings(world: World, config: Path, stack: str | None, region: str | None) 
         yield _failed("stack", error)
         return
     asked: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
-        ("secret", lambda: _secret(target, world)),
+        ("secret", lambda: _secret(target, world, config if target.name else world.local_config)),
         ("table", lambda: _table(target)),
         ("queues", lambda: _queues(target)),
         ("CartelCRM", lambda: _cartelcrm(target, world, config if target.name else world.local_config)),
         ("amoCRM", lambda: _amocrm(target, world, config if target.name else world.local_config)),
+        ("Bitrix24", lambda: _bitrix24(target, world, config if target.name else world.local_config)),
         ("callbacks", lambda: _callbacks(target, world)),
         ("leads API", lambda: _leads(target, world)),
     ]
@@ -61,12 +63,12 @@ def _failed(what: str, error: Exception) -> Finding:
     return Finding(what, False, explanation)
 
 
-def _secret(target: Target, world: World) -> Iterator[Finding]:
+def _secret(target: Target, world: World, config: Path) -> Iterator[Finding]:
     text = target.read_secret()
     if not text:
         yield Finding("secret", False, "it has no value yet", f"relay secrets init{target.option}")
         return
-    states = state_of(text, world.clock.time())
+    states = state_of(text, world.clock.time(), read_by_calls=read_by_calls(config))
     for name in missing_from(states):
         yield Finding("secret", False, f"{name} is missing", f"relay secrets set {name}{target.option}")
     if not missing_from(states):
@@ -190,6 +192,17 @@ def _amo_hook(account: amo.Connection, access: Access, http: HttpClient, now: fl
             what, False, amo.FAULTS[fault], f"relay amo hooks {account.name} --repair{account.target.option}"
         )
     return Finding(what, True, f"subscribed: {', '.join(sorted(wanted)) or 'nothing is wanted'}")
+
+
+def _bitrix24(target: Target, world: World, config: Path) -> Iterator[Finding]:
+    try:
+        if not load_settings(config).bitrix24.portals:
+            return
+        known = Portals.of(target, world, config)
+    except ConfigurationError:
+        yield Finding("Bitrix24", None, "not asked: first mend what is said above")
+        return
+    yield from bitrix_check.findings(known.connections, known.routes)
 
 
 def _callbacks(target: Target, world: World) -> Iterator[Finding]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from amo_webhook.change import KIND as NOTE
+from bitrix_robot.order import DEAL
+from bitrix_robot.order import KIND as TRANSFER
 from crm_relay.cartelcrm.callbacks import KIND as CALLBACK
 from crm_relay.cartelcrm.leads import SUBMISSION as LEAD
 from crm_relay.cartelcrm.leads import Lead
@@ -40,7 +42,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="See what is on its way, what waits, and what needs a person."
 )
 
-KINDS = (LEAD, CALLBACK, NOTE)
+KINDS = (LEAD, CALLBACK, NOTE, TRANSFER, DEAL)
 """The kinds of effects: under which of them a bare key is looked for."""
 
 _WAITING = "WAITING"

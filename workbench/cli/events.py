@@ -21,6 +21,8 @@ ENVIRONMENT = {
     "amocrm_hook_token": "AMOCRM_HOOK_TOKEN",
     "amocrm_client_id": "AMOCRM_CLIENT_ID",
     "amocrm_client_secret": "AMOCRM_CLIENT_SECRET",
+    "bitrix24_url_key": "BITRIX24_URL_KEY",
+    "bitrix24_application_token": "BITRIX24_APPLICATION_TOKEN",
 }
 """Where `relay sign --secret-from env` finds each key."""
 
