@@ -9,7 +9,7 @@ from bitrix_robot.mapping import communications, hub_card, marker
 from bitrix_robot.matches import Matches
 from bitrix_robot.portal import Portal, expect
 from crm_relay.bitrix24 import items
-from crm_relay.bitrix24.client import Operation
+from crm_relay.bitrix24.client import APPEARS_WITHIN, Operation, Refused
 from crm_relay.bitrix24.items import COMPANY, CONTACT, MOST_VALUES, Item
 from crm_relay.delivery.ledger import Busy, Claim, Effect, Ledger
 from crm_relay.delivery.ports import Ports
@@ -22,8 +22,6 @@ _ENTITIES: Mapping[CardKind, Literal["CONTACT", "COMPANY"]] = {"contact": "CONTA
 _COMMUNICATIONS: tuple[Literal["PHONE", "EMAIL"], ...] = ("PHONE", "EMAIL")
 _LOOKUPS = ("marker", *_COMMUNICATIONS)
 """What counts first, first."""
-_APPEARS_WITHIN = 60
-"""Seconds after which a card whose creation got no answer is in the hub, or never will be."""
 _BUSY = 3
 
 
@@ -105,7 +103,7 @@ class Cards:
     def _read(self, searches: Sequence[_Search]) -> None:
         answers = self._source.do_all({search: items.get(search.kind, search.card.id) for search in searches})
         for search, answer in answers.items():
-            if isinstance(answer, Rejected):
+            if isinstance(answer, Refused) and answer.reason == "not_found":
                 search.came = Gone()
             elif isinstance(answer, Outcome):
                 search.came = answer
@@ -141,7 +139,8 @@ class Cards:
         self._matches.learn_users(
             int(search.item["assignedById"]) for search in searches if search.item.get("assignedById")
         )
-        self._ports.parallel(partial(_announce, int(self._hub.now())), searches)
+        _leave_twins(searches)
+        self._ports.parallel(partial(_announce, int(self._hub.now())), [each for each in searches if each.came is None])
         answers = self._hub.do_all(
             {search: items.add(search.kind, self._fields(search)) for search in searches if search.came is None}
         )
@@ -161,7 +160,18 @@ class Cards:
 
     def _may_appear(self, claim: Claim) -> float:
         sent_at = (claim.effect.notes or {}).get("sent_at", 0)
-        return float(sent_at) + _APPEARS_WITHIN - self._hub.now()
+        return float(sent_at) + APPEARS_WITHIN - self._hub.now()
+
+
+def _leave_twins(searches: Sequence[_Search]) -> None:
+    """Of new cards that share a phone or an address let one be made; the others find it then."""
+    taken: set[tuple[str, str, str]] = set()
+    for search in searches:
+        own = {(search.card.kind, way, each) for way in _COMMUNICATIONS for each in communications(search.item, way)}
+        if own & taken:
+            search.came = NotExecuted("card_busy", retry_after=_BUSY)
+        else:
+            taken |= own
 
 
 def _known(claim: Effect | Exception) -> int | Exception:

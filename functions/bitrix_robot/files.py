@@ -11,14 +11,13 @@ from bitrix_robot.deal import Transfer
 from bitrix_robot.mapping import FileField
 from bitrix_robot.portal import Portal
 from crm_relay.bitrix24 import items
+from crm_relay.bitrix24.client import APPEARS_WITHIN
 from crm_relay.bitrix24.files import File, FileLink, LinkDead, add_file, download, file_ids, links
 from crm_relay.bitrix24.items import DEAL, item_name
 from crm_relay.observability import logger
 from crm_relay.outcomes import NotExecuted, Rejected
 
 _UNDER_WAY, _LEFT = 0, -1
-_APPEARS_WITHIN = 60
-"""Seconds after which a file whose upload got no answer is in the hub, or never will be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class FileCarrier:
         if arrived := set(there) - set(known.values()):
             transfer.mark(files={**known, key: min(arrived)})
             return True
-        if (wait := transfer.notes["uploading"] + _APPEARS_WITHIN - self.hub.now()) > 0:
+        if (wait := transfer.notes["uploading"] + APPEARS_WITHIN - self.hub.now()) > 0:
             raise NotExecuted("file_may_still_appear", retry_after=wait)
         return False
 

@@ -4,13 +4,24 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache, partial
-from itertools import batched
+from itertools import batched, chain
 from typing import Any
 
 from bitrix_robot.keys import portal_key
 from bitrix_robot.mapping import Definitions, definitions
 from crm_relay.bitrix24 import directory, items, oauth
-from crm_relay.bitrix24.client import BATCH, PAGE, Access, OperatingLimit, Operation, TokenExpired, batch, call, row_id
+from crm_relay.bitrix24.client import (
+    BATCH,
+    PAGE,
+    Access,
+    OperatingLimit,
+    Operation,
+    Refused,
+    TokenExpired,
+    batch,
+    call,
+    row_id,
+)
 from crm_relay.bitrix24.oauth import App, TokenPair
 from crm_relay.delivery.account import Account as Door
 from crm_relay.delivery.runtime import Runtime
@@ -90,13 +101,22 @@ class Portal:
         """
         answers: dict[K, T | Outcome] = {}
         for keys in batched(operations, BATCH):
-            labelled = {f"n{place}": operations[key] for place, key in enumerate(keys)}
-            try:
-                told = self.run(partial(_batch, labelled, self.now()))
-                answers |= zip(keys, told.values(), strict=True)
-            except Outcome as outcome:
-                answers |= dict.fromkeys(keys, outcome)
+            answers |= self._together({key: operations[key] for key in keys})
         return answers
+
+    def _together[K, T](self, operations: Mapping[K, Operation[T]]) -> dict[K, T | Outcome]:
+        """Do operations in one request; in two, where the web server does not take the body of one."""
+        labelled = {f"n{place}": operation for place, operation in enumerate(operations.values())}
+        try:
+            told = self.run(partial(_batch, labelled, self.now()))
+            return dict(zip(operations, told.values(), strict=True))
+        except Refused as refusal:
+            if refusal.reason != "http_413" or len(operations) == 1:
+                return dict.fromkeys(operations, refusal)
+            halves = batched(operations.items(), math.ceil(len(operations) / 2))
+            return dict(chain.from_iterable(self._together(dict(half)).items() for half in halves))
+        except Outcome as outcome:
+            return dict.fromkeys(operations, outcome)
 
     def read_all(self, page: Callable[[int], Operation[list[dict[str, Any]]]]) -> list[dict[str, Any]]:
         """Read a list by id, each page in a slot of its own: `page(last)` reads the rows behind the id `last`."""
@@ -164,7 +184,9 @@ class Portal:
         app = app_of(self._relay, self.name)
 
         def refresh(stale: Pair) -> Pair:
-            fresh = http_client().run(oauth.refresh(app, TokenPair(**stale), now=self.now()))
+            fresh = http_client().run(
+                oauth.refresh(app, TokenPair(**stale), now=self.now()), within=self.until - self.now()
+            )
             return asdict(fresh)
 
         # Not through the door: that somebody else is refreshing is no reason to pause the portal.

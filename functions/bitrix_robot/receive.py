@@ -88,6 +88,8 @@ def _expect_proven(relay: Runtime, name: str, secrets: Bitrix24Secrets, proof: P
     portal = relay.settings.bitrix24.portals.get(name)
     if portal is None or (proof.member_id, proof.domain) != (portal.member_id, portal.domain):
         raise Forbidden("portal_not_configured")
+    if proof.kind == "installed" and not secrets.client_id:
+        raise Forbidden("installation_not_proven")
     if proof.kind in ("webhook_robot", "installed"):
         return
     given = proof.application_token.encode("utf-8", "surrogatepass")

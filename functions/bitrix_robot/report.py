@@ -7,14 +7,11 @@ from typing import Any
 from bitrix_robot.deal import Transfer
 from bitrix_robot.portal import Portal, expect
 from crm_relay.bitrix24 import reports
-from crm_relay.bitrix24.client import Operation, Refused
+from crm_relay.bitrix24.client import APPEARS_WITHIN, Operation, Refused
 from crm_relay.delivery.ports import Ports
 from crm_relay.observability import logger
 from crm_relay.outcomes import NotExecuted, Outcome, Rejected
 from crm_relay.settings import Bitrix24Texts
-
-_APPEARS_WITHIN = 60
-"""Seconds after which a comment whose writing got no answer is in the deal, or never will be."""
 
 
 def success_text(texts: Bitrix24Texts, transfer: Transfer) -> str:
@@ -92,9 +89,9 @@ class Reporter:
         for transfer, answer in comments.items():
             with transfer.guarded():
                 first_line = texts[transfer].partition("\n")[0]
-                if any(str(each.get("COMMENT")).startswith(first_line) for each in expect(answer)):
+                if any(str(each.get("COMMENT")).partition("\n")[0] == first_line for each in expect(answer)):
                     told.add(transfer)
-                elif (wait := transfer.notes.get("commenting", 0) + _APPEARS_WITHIN - self._source.now()) > 0:
+                elif (wait := transfer.notes.get("commenting", 0) + APPEARS_WITHIN - self._source.now()) > 0:
                     raise NotExecuted("comment_may_still_appear", retry_after=wait)
         return told
 

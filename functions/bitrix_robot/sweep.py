@@ -6,6 +6,7 @@ Bitrix24 never repeats a call (reference, section 2.0), but it keeps each move o
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 from bitrix_robot.keys import portal_key
@@ -20,7 +21,7 @@ from crm_relay.delivery.runtime import Runtime, prepare, runtime
 from crm_relay.delivery.worker import LambdaContext
 from crm_relay.http_api import Event, Unavailable
 from crm_relay.observability import count, log_failure, logger, needs_attention, observed
-from crm_relay.outcomes import NotConfigured, Outcome
+from crm_relay.outcomes import NotConfigured, Outcome, Rejected
 from crm_relay.settings import Bitrix24Route
 
 _NEEDS_SECONDS = 2 * DEADLINE
@@ -54,6 +55,8 @@ def _swept(relay: Runtime, name: str, routes: Mapping[str, Bitrix24Route], until
         return _sweep(relay, source, routes)
     except NotConfigured:
         needs_attention("portal not configured", portal=name)
+    except Rejected as refusal:  # about which the portal's door has nothing to say
+        needs_attention("portal cannot be swept", portal=name, reason=refusal.reason)
     except (Outcome, Unavailable) as outcome:  # where somebody has to do something, the portal's door has said so
         logger.warning("portal not swept", portal=name, reason=str(outcome))
     except StorageError as error:
@@ -75,7 +78,7 @@ def _sweep(relay: Runtime, source: Portal, routes: Mapping[str, Bitrix24Route]) 
     filters = {"@STAGE_ID": sorted({stage for route in routes.values() for stage in route.stages})}
     while True:
         page = source.do(stage_history_after(last, filters=filters))
-        told_of = [move for move in page if _moment(move) <= source.now() - _CALL_TAKES]
+        told_of = list(takewhile(lambda move: _moment(move) <= source.now() - _CALL_TAKES, page))
         if told_of:
             queued += _queue_unknown(relay, source, routes, told_of)
             last = row_id(told_of[-1])

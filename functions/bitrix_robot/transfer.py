@@ -14,7 +14,7 @@ from bitrix_robot.order import Order, read_order
 from bitrix_robot.portal import expect, http_client, portal
 from bitrix_robot.report import Reporter
 from crm_relay.bitrix24 import items, products
-from crm_relay.bitrix24.client import DEADLINE, PAGE, Operation, Refused
+from crm_relay.bitrix24.client import APPEARS_WITHIN, DEADLINE, PAGE, Operation, Refused
 from crm_relay.bitrix24.items import DEAL, Item, item_name
 from crm_relay.delivery.attempt import Task, Try, attempt
 from crm_relay.delivery.envelope import Envelope
@@ -32,9 +32,9 @@ TOGETHER = 50
 _NEEDS_SECONDS = 2 * DEADLINE
 _ENDS_BEFORE = 5
 """Seconds of an invocation that are left to the table, for what came of the transfers."""
-_APPEARS_WITHIN = 60
-"""Seconds after which a deal whose creation got no answer is in the hub, or never will be."""
 _BUSY = 5
+_RIGHTS = ("access_denied", "insufficient_scope", "invalid_credentials", "allowed_only_intranet_user")
+_RIGHTS_MISSING = 300
 
 
 @observed(refuse=None)
@@ -130,6 +130,7 @@ class _Carrier:
             self._report,
         ]
         self._go(steps, transfers)
+        _wait_for_rights(transfers)
         self._refuse([transfer for transfer in transfers if isinstance(transfer.failure, Rejected)])
         self._ports.parallel(_give_back, [transfer for transfer in transfers if transfer.failure])
 
@@ -265,7 +266,7 @@ class _Carrier:
                     needs_attention("deal doubled in the hub", key=transfer.order.transfer, times=len(found))
                 if found:
                     transfer.mark(hub_deal=int(found[0]["id"]))
-                elif (wait := transfer.notes.get("creating", 0) + _APPEARS_WITHIN - self._hub.now()) > 0:
+                elif (wait := transfer.notes.get("creating", 0) + APPEARS_WITHIN - self._hub.now()) > 0:
                     raise NotExecuted("deal_may_still_appear", retry_after=wait)
 
     def _carry_cards(self, transfers: Sequence[Transfer], *, lease: int) -> None:
@@ -417,6 +418,15 @@ def _fail(transfers: Sequence[Transfer], failure: Exception) -> None:
     for transfer in transfers:
         if transfer.result is None:
             transfer.failure = failure
+
+
+def _wait_for_rights(transfers: Sequence[Transfer]) -> None:
+    """Keep deals that were read, and are refused for what we may not do: it is nothing about the deal."""
+    for transfer in transfers:
+        refusal = transfer.failure
+        if transfer.deal and isinstance(refusal, Refused) and refusal.reason in _RIGHTS:
+            needs_attention("rights are missing", key=transfer.order.transfer, reason=refusal.reason)
+            transfer.failure = NotExecuted(refusal.reason, retry_after=_RIGHTS_MISSING)
 
 
 def _give_back(transfer: Transfer) -> None:

@@ -722,7 +722,7 @@ def test_a_sweep_that_breaks_off_goes_on_where_it_was(desk: Desk) -> None:
     desk.relay.clock.sleep(600)
     desk.partner.faults.add(faults.Reset())
     assert sweep(desk) == {"partner": None}
-    desk.relay.fail("queue.send_all", times=1, after=True, error=Crash())
+    desk.relay.fail("queue.send", times=1, after=True, error=Crash())
     with pytest.raises(Crash):
         sweep(desk)
     desk.relay.mend()

@@ -123,7 +123,8 @@ def test_a_foreign_portal_gets_nothing() -> None:
         (says(503, {"error": "QUERY_LIMIT_EXCEEDED"}), NotExecuted),
         (says(503, b"<html>"), Unreachable),
         (says(500, {"error": "INTERNAL_SERVER_ERROR"}), Unreachable),
-        (says(302, b"", {"location": "https://evil.com/"}), Blocked),
+        (says(400, b"<html>"), LinkDead),
+        (says(302, b"", {"location": "https://evil.com/"}), LinkDead),
     ],
     ids=repr,
 )

@@ -396,6 +396,18 @@ def test_a_message_that_waited_for_a_day_is_given_up(bench: Bench) -> None:
     assert [reason for _, reason in bench.dead] == ["gave_up"]
 
 
+def test_somebody_is_told_of_messages_that_wait_for_long(bench: Bench) -> None:
+    """After a quarter of an hour, once for all of a batch: SQS' age leaves out what comes again and again."""
+    bench.job = raising(NotExecuted("rate_limited"))
+    bench.send("e1", "e2")
+    assert len(bench.run()) == 2
+    assert not [line for line in bench.relay.logs if line["message"] == "messages have been waiting for long"]
+    bench.relay.clock.sleep(1000)
+    assert len(bench.run()) == 2
+    [line] = [line for line in bench.relay.logs if line["message"] == "messages have been waiting for long"]
+    assert (line["messages"], line["oldest_seconds"]) == (2, 1000)
+
+
 def test_a_dead_letter_that_cannot_be_sent_stays_in_the_queue(bench: Bench) -> None:
     """A message is deleted only when it is somewhere else."""
     bench.relay.fail("dead_letters")

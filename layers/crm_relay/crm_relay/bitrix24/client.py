@@ -27,6 +27,8 @@ from crm_relay.outcomes import (
 
 DEADLINE = 60.0
 """Seconds for one request: Bitrix24's own limit."""
+APPEARS_WITHIN = DEADLINE + 30.0
+"""Seconds after which what a request without an answer was to write is there, or never will be."""
 BATCH = 50
 """Commands of a batch at most."""
 PAGE = 50

@@ -16,7 +16,7 @@ DEADLINE = 60.0
 """Seconds for one file."""
 
 _LONGEST_NAME = 150
-_UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069<>:"/\\|?*]+')
+_UNSAFE = re.compile(r'[\ud800-\udfff\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069<>:"/\\|?*]+')
 _EXTENDED = re.compile(r"filename\*\s*=\s*([A-Za-z0-9_-]+)'[^']*'([^;\s]+)", re.IGNORECASE)
 _QUOTED = re.compile(r'filename\s*=\s*"((?:[^"\\]|\\.)*)"', re.IGNORECASE)
 _BARE = re.compile(r"filename\s*=\s*([^;\s\"]+)", re.IGNORECASE)
@@ -111,7 +111,7 @@ def file_name(disposition: str) -> str:
     if found := _EXTENDED.search(disposition):
         try:
             return _safe(unquote_to_bytes(found[2]).decode(found[1]))
-        except (LookupError, UnicodeDecodeError):
+        except (LookupError, UnicodeError):
             pass
     if found := _QUOTED.search(disposition):
         return _safe(_plain(re.sub(r"\\(.)", r"\1", found[1])))
@@ -164,6 +164,8 @@ def _no_file(response: Response, now: float) -> Exception:
     body = decoded(response)
     if response.status in (401, 403, 404, 410) or (response.status == 200 and not (body and "error" in body)):
         return LinkDead()
+    if body is None and 300 <= response.status < 500 and response.status not in (408, 425, 429):
+        return LinkDead()  # a page about this link, and not about the portal
     outcome = refused(response, body, now)
     if isinstance(outcome, OutcomeUnknown):
         return Unreachable(str(outcome))
