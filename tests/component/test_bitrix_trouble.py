@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from tests.relay import READY, Relay
-from workbench.sandboxes.bitrix24 import HUB_SCOPES, IncomingWebhook, add_whole_deal
+from tests.relay import Relay
+from workbench.sandboxes.bitrix24 import HUB_SCOPES, READY, IncomingWebhook, add_whole_deal
 from workbench.sandboxes.faults import Redirect
 
 
