@@ -9,6 +9,7 @@ from secrets import randbelow, token_hex, token_urlsafe
 from typing import Any, override
 from uuid import uuid4
 
+import msgspec
 from tomlkit.items import Table
 
 from amo_webhook.subscription import wanted_events
@@ -45,6 +46,7 @@ LOCAL_LIFE: Life = ((1, "new"), (1, "accepted"), (2, "hold"), (2, "approved"), (
 
 AMOCRM_ACCOUNT = "main"
 """What relay.toml and the secret call amoCRM's account."""
+_CHOSEN = ("notes", "stages", "own_user_ids", "requests_per_second", "notes_per_request")
 OLD_LEADS = 200
 """Leads that amoCRM has had since before anybody subscribed to hooks."""
 
@@ -122,12 +124,16 @@ class CartelCrm(LocalCrm):
 
 
 class AmoCrm(LocalCrm):
-    """amoCRM, with a private integration that has a long-lived token, and with hooks on what happens to cards."""
+    """amoCRM, with a private integration that has a long-lived token, and with hooks on what happens to cards.
+
+    `chosen` is what relay.toml says of the account `main` that holds for the sandbox, too.
+    """
 
     name = "amocrm"
     title = "amoCRM"
 
     def __init__(self) -> None:
+        self.chosen: Json = {}
         account = AmoCrmAccount(repeat_scale=_HOOK_REPEAT_SCALE)
         self._integration = Integration(
             client_id=str(uuid4()), client_secret=token_hex(32), redirect_uri="", user_id=account.users[0].id
@@ -144,6 +150,11 @@ class AmoCrm(LocalCrm):
         }
 
     @property
+    def notes_all(self) -> bool:
+        """Whether every change of a lead gets a note."""
+        return not self.chosen.keys() & {"notes", "stages", "own_user_ids"}
+
+    @property
     @override
     def secret(self) -> Json:
         return {AMOCRM_ACCOUNT: {**self.keys, "redirect_uri": self._integration.redirect_uri}}
@@ -152,7 +163,10 @@ class AmoCrm(LocalCrm):
     def configure(self, table: Table, urls: Mapping[str, str]) -> None:
         account = self.sandbox.account
         host = urls[self.name].removeprefix("http://")
-        table["accounts"] = {AMOCRM_ACCOUNT: {"account_id": account.id, "host": host, "subdomain": account.subdomain}}
+        given = table.unwrap().get("accounts", {}).get(AMOCRM_ACCOUNT, {})
+        self.chosen = {name: given[name] for name in _CHOSEN if name in given}
+        ours = {"account_id": account.id, "host": host, "subdomain": account.subdomain}
+        table["accounts"] = {AMOCRM_ACCOUNT: {**ours, **self.chosen}}
 
     @override
     def connect(self, outputs: Mapping[str, str]) -> None:
@@ -162,7 +176,8 @@ class AmoCrm(LocalCrm):
         # In the second stage of the first pipeline a robot tells of the leads that it is given.
         robot = PipelineHook(url, frozenset({account.pipelines[0].statuses[1].id}))
         self.sandbox.account = replace(account, integrations=(self._integration,), pipeline_hooks=(robot,))
-        self.sandbox.subscribe(url, *sorted(wanted_events(AmoCrmNotes())))
+        if wanted := wanted_events(msgspec.convert(self.chosen.get("notes", {}), AmoCrmNotes)):
+            self.sandbox.subscribe(url, *sorted(wanted))
 
 
 class Bitrix24(LocalCrm):

@@ -313,8 +313,8 @@ def test_a_pause_is_told(world: World) -> None:
 
 
 def test_a_route_or_portal_that_nobody_knows_is_told(world: World) -> None:
-    assert "no route other: main" in world("bitrix", "check", "other").stderr
-    assert "no portal other: hub, partner" in world("bitrix", "address", "other").stderr
+    assert "no route other. It has: main." in world("bitrix", "check", "other").stderr
+    assert "no portal other. It has: hub, partner." in world("bitrix", "address", "other").stderr
     world.config.write_text("", "utf-8")
     result = world("bitrix", "check")
     assert "[bitrix24.portals.NAME]" in " ".join(result.stderr.split())

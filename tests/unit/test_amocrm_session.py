@@ -95,12 +95,12 @@ def granted(number: int) -> Response:
 
 
 def test_requests_keep_apart() -> None:
-    """Seven a second, evenly: no burst."""
+    """A little less than seven a second, evenly: no burst, and no eighth at the edge of a second."""
     hand = Hand(*[says(200, {"id": 1})] * 15)
     start = hand.clock.now
     for _ in range(15):
         hand.get()
-    assert [round(time - start, 3) for time in hand.times] == [round(number / 7, 3) for number in range(15)]
+    assert [round(time - start, 3) for time in hand.times] == [round(number * 1.02 / 7, 3) for number in range(15)]
 
 
 def test_threads_share_the_limiter() -> None:
@@ -111,7 +111,7 @@ def test_threads_share_the_limiter() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(round(wait, 3) for wait in waits) == [number / 10 for number in range(20)]
+    assert sorted(round(wait, 3) for wait in waits) == [round(number * 1.02 / 10, 3) for number in range(20)]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_pause_ends_without_a_burst() -> None:
             wakes[number] += 0.3
         else:
             del under_way[number]
-    assert [round(time - start, 2) for time in times[:3]] == [0.0, 0.14, 0.29]
+    assert [round(time - start, 2) for time in times[:3]] == [0.0, 0.15, 0.29]
     assert times[3] >= start + 5.3, "somebody asked during the pause"
     assert len(times) == 21
     assert min(after - before for before, after in pairwise(times)) > 0.14

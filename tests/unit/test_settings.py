@@ -281,6 +281,22 @@ def test_a_mistake_in_bitrix24_is_named(load: Callable[[str], Settings], text: s
         assert part in str(mistake.value)
 
 
+@pytest.mark.parametrize("text", ["{name.__class__}", "{name[0]}", "{name!r}", "{id:9}", "{}", "{0}", "{client}"])
+def test_a_placeholder_is_one_of_the_known_and_nothing_more(load: Callable[[str], Settings], text: str) -> None:
+    """Whoever edits texts learns which one is wrong."""
+    with pytest.raises(ConfigurationError) as mistake:
+        load(f'[amocrm.texts]\nlead_added = "Сделка {text}"')
+    assert "lead_added: only these placeholders may be used: {id}, {name}" in str(mistake.value)
+    assert str(mistake.value).endswith(f"there is {text}")
+    assert load('[amocrm.texts]\nlead_added = "{{}} {name}"').amocrm.texts.lead_added == "{{}} {name}"
+
+
+@pytest.mark.parametrize("text", ["{", "}", "{name", "name}"])
+def test_a_brace_alone_is_a_mistake(load: Callable[[str], Settings], text: str) -> None:
+    with pytest.raises(ConfigurationError, match="there is a brace alone"):
+        load(f'[amocrm.texts]\nlead_added = "{text}"')
+
+
 BITRIX24_SECRETS = {
     "url_key": f"{CANARY}-0123456789abcdef",
     "webhook_url": f"https://esb.bitrix24.ru/rest/1/{CANARY}/",

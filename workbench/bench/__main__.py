@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from workbench.bench import cold_starts, deals, notes, own_time, price, usage
+from workbench.bench import amocrm_reading, cold_starts, deals, notes, own_time, price, usage
+from workbench.bench.amocrm_reading import Reading
 from workbench.bench.cold_starts import ColdStart
 from workbench.bench.deals import DealRates, Deals
 from workbench.bench.notes import NoteRates, Notes
@@ -34,6 +35,8 @@ class Results:
     times: tuple[OwnTime, ...]
     notes: NoteRates
     deals: DealRates
+    readings: tuple[Reading, ...]
+    """Ours first."""
     measured: Measured
 
     def missed(self) -> Iterator[str]:
@@ -44,6 +47,8 @@ class Results:
             yield "notes a second"
         if not self.deals.kept:
             yield "deals a second"
+        if not self.readings[0].is_fast_enough:
+            yield "reading of leads"
         if not self.measured.kept:
             yield "AWS calls per callback"
 
@@ -81,11 +86,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 async def _measure(options: argparse.Namespace, console: Console) -> Results:
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("Starting AWS on this machine", total=options.rounds + len(own_time.BUDGETS) + 14)
+        task = progress.add_task("Starting AWS on this machine", total=options.rounds + len(own_time.BUDGETS) + 15)
 
         def tick() -> None:
             progress.advance(task)
 
+        progress.update(task, description="Reading leads of amoCRM")
+        read = amocrm_reading.measure()
+        tick()
         async with built(options.built.resolve()) as stack:
             progress.update(task, description="Cold starts")
             starts = cold_starts.measure(stack, options.rounds, tick)
@@ -98,7 +106,8 @@ async def _measure(options: argparse.Namespace, console: Console) -> Results:
             carried = deals.measure(stack.blueprint, options.deals, tick)
             progress.update(task, description="AWS calls")
             seconds = {start.function: min(start.durations) / 1000 for start in starts}
-            return Results(starts, times, written, carried, usage.measure(stack, seconds, options.samples, tick))
+            used = usage.measure(stack, seconds, options.samples, tick)
+            return Results(starts, times, written, carried, read, used)
 
 
 def _print(results: Results, console: Console) -> None:
@@ -123,6 +132,7 @@ def _print(results: Results, console: Console) -> None:
         _own_times(results.times),
         _notes(results.notes),
         _deals(results.deals),
+        _readings(results.readings),
         _aws_calls(measured),
         _prices(prices),
     ):
@@ -180,6 +190,20 @@ def _deals(rates: DealRates) -> Table:
     row("fifty a request, three rows each", together, f"{rates.ratio:.0f}", f"{deals.GOAL:.0f}", figure)
     row("and a new contact each", contacts, "", "", f"{contacts.per_second:.1f}")
     row("a request for each step, no contacts", alone, "1", "", f"{alone.per_second:.2f}")
+    return table
+
+
+def _readings(readings: Sequence[Reading]) -> Table:
+    title = f"Reading {amocrm_reading.LEADS:,} leads of amoCRM, 250 a page"
+    table = _table(title, "leads", "CPU", "budget", "memory", "budget")
+    for reading in readings:
+        cpu, memory = f"{reading.cpu:.2f} s", f"{reading.memory / 2**20:.1f} MB"
+        if reading is readings[0]:
+            cpu, memory = (_judged(figure, kept=reading.is_fast_enough) for figure in (cpu, memory))
+            most = f"{amocrm_reading.MOST_CPU:.0f} s", f"{amocrm_reading.MOST_MEMORY / 2**20:.0f} MB"
+        else:
+            most = "", ""
+        table.add_row(reading.client, str(reading.leads), cpu, most[0], memory, most[1])
     return table
 
 

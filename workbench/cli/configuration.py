@@ -13,9 +13,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 
 from crm_relay.settings import ConfigurationError, Settings, load_settings
+from workbench.cli.console import Problem
 
 _EXPECTED = {
     "cartelcrm.base_url": "expected an address that begins with https:// and does not end with a slash",
+    "amocrm.accounts.NAME": "expected a name of Latin small letters, digits, dashes and underscores, at most 40",
     "amocrm.accounts.NAME.host": "expected a host such as example.amocrm.ru, example.amocrm.com or example.kommo.com",
     "amocrm.accounts.NAME.subdomain": "expected the first part of the account's host, such as example",
     "bitrix24.oauth_host": "expected oauth.bitrix.info or oauth.bitrix24.tech",
@@ -31,6 +33,17 @@ _EXPECTED = {
     "bitrix24.routes.NAME.responsible": "expected an e-mail address",
 }
 """What a regular expression would not tell a person."""
+
+
+def unknown(what: str, table: str, name: str, known: Collection[str], *, stack: str | None) -> Problem:
+    """Return the problem that relay.toml has no account, portal or route of this name in that table.
+
+    `stack` is None for the local stack, whose copy of relay.toml has the sandbox's.
+    """
+    where = "relay.toml" if stack else "The local stack"
+    if not known:
+        return Problem(f"{where} has no {what} {name}. It would be [{table}.{name}].")
+    return Problem(f"{where} has no {what} {name}. It has: {', '.join(sorted(known))}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from crm_relay.delivery.tokens import Pair, SharedToken
 from crm_relay.http_client import Exchange, HttpClient
 from crm_relay.outcomes import Blocked, NotConfigured, NotExecuted, Outcome, Rejected, Unauthorized, Unreachable
 from crm_relay.settings import Bitrix24Portal, Bitrix24Route, Bitrix24Secrets, load_settings, read_secrets
+from workbench.cli.configuration import unknown
 from workbench.cli.console import Problem
 from workbench.cli.target import Target
 
@@ -132,6 +133,7 @@ class Portals:
 
     relay: Runtime
     connections: Mapping[str, Connection]
+    stack: str | None
 
     @classmethod
     def of(cls, target: Target, world: "World", config: Path) -> "Portals":
@@ -142,7 +144,7 @@ class Portals:
         """
         relay, http = _runtime(target, world, config), HttpClient(world.transport)
         names = relay.settings.bitrix24.portals
-        return cls(relay, {name: Connection(name, target, relay, http) for name in names})
+        return cls(relay, {name: Connection(name, target, relay, http) for name in names}, target.name)
 
     @property
     def routes(self) -> Mapping[str, Bitrix24Route]:
@@ -156,8 +158,7 @@ class Portals:
             Problem: relay.toml has none of this name.
         """
         if name not in self.connections:
-            names = ", ".join(sorted(self.connections)) or "none"
-            raise Problem(f"relay.toml has no portal {name}: {names}. It would be [bitrix24.portals.{name}].")
+            raise unknown("portal", "bitrix24.portals", name, self.connections, stack=self.stack)
         return self.connections[name]
 
     def route(self, name: str) -> Bitrix24Route:
@@ -167,8 +168,7 @@ class Portals:
             Problem: relay.toml has none of this name.
         """
         if name not in self.routes:
-            names = ", ".join(sorted(self.routes)) or "none"
-            raise Problem(f"relay.toml has no route {name}: {names}. It would be [bitrix24.routes.{name}].")
+            raise unknown("route", "bitrix24.routes", name, self.routes, stack=self.stack)
         return self.routes[name]
 
 

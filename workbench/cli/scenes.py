@@ -127,15 +127,15 @@ class Scenes(logging.Handler):
             f"curl {url}/leads \\",
             f"  -H 'Authorization: Bearer {key}' \\",
             "  -H 'Content-Type: application/json' \\",
-            """  -d '{"external_id":"my-1","phone":"050 765 43 21","country":"UA"}'""",
+            """  -d '{"external_id":"site-1","phone":"050 765 43 21","country":"UA"}'""",
             "",
-            f"curl {url}/leads/my-1 \\",
+            f"curl {url}/leads/site-1 \\",
             f"  -H 'Authorization: Bearer {key}'",
         ]
         if sandbox := relay.urls.get("cartelcrm"):
             lines += [
                 "",
-                f"curl {sandbox}/sandbox/leads/my-1/status \\",
+                f"curl {sandbox}/sandbox/leads/site-1/status \\",
                 """  -d '{"status":"returned"}'""",
                 "",
                 f"curl {sandbox}/sandbox/faults \\",

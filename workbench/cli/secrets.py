@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 
@@ -26,6 +25,7 @@ from crm_relay.settings import (
     load_settings,
     read_secrets,
 )
+from workbench.cli.configuration import unknown
 from workbench.cli.console import (
     JsonOption,
     Problem,
@@ -60,6 +60,7 @@ _READ_AGAIN = "Running functions know it within five minutes."
 _KEY_BYTES = 32
 _SPAN = re.compile(r"([0-9]{1,4})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_OF_WHICH_PORTAL = "Of which portal? --portal says it; known: {names}."
 _KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -109,11 +110,13 @@ _QUESTIONS: Mapping[str, str] = {
 }
 _IN_HEADER = (Name.API_KEY, Name.LONG_LIVED_TOKEN)
 
+WhatArgument = Annotated[
+    Name, typer.Argument(metavar="WHAT", show_choices=False, help=f"One of {', '.join(Name)}.", show_default=False)
+]
 KeyName = Annotated[str, typer.Option("--name", metavar="NAME", help="Of a lead API key: whose it is.")]
 AccountName = Annotated[
     str, typer.Option("--account", metavar="NAME", help="Of what amoCRM gave: which account of relay.toml.")
 ]
-
 PortalName = Annotated[
     str | None, typer.Option("--portal", metavar="NAME", help="Of what Bitrix24 gave: which portal of relay.toml.")
 ]
@@ -147,7 +150,8 @@ def init(
     document = _document(target, broken_is_empty=True)
     if document.get("cartelcrm") or name in document.get("lead_api_keys", {}):
         confirm(f"The secret of {target} is filled already. Replace what it has for CartelCRM and {name}?", yes=yes)
-    accounts, portals = _accounts(world), _portals(world)
+    known = _settings(world, target)
+    accounts, portals = sorted(known.amocrm.accounts), known.bitrix24.portals
     values = _asked(_OF_CARTELCRM)
     document["cartelcrm"] = {
         "api_key": values[Name.API_KEY],
@@ -180,7 +184,7 @@ def init(
 )
 def set_(
     ctx: typer.Context,
-    what: Annotated[Name, typer.Argument(metavar="WHAT", help="What to set.")],
+    what: WhatArgument,
     *,
     name: KeyName = "website",
     keep_old: Annotated[
@@ -224,10 +228,18 @@ def set_(
         tell(_READ_AGAIN)
         return
     if what in _OF_AMOCRM:
+        accounts = _settings(world, target).amocrm.accounts
+        if account not in accounts:
+            raise unknown("amoCRM account", "amocrm.accounts", account, accounts, stack=target.name)
         _set_of_amocrm(target, document, what, account, yes=yes)
         return
     if what in _OF_BITRIX24:
-        _set_of_bitrix24(target, document, what, portal, _portals(world), yes=yes)
+        portals = _settings(world, target).bitrix24.portals
+        if portal is None:
+            raise Problem(_OF_WHICH_PORTAL.format(names=", ".join(sorted(portals)) or "none"))
+        if portal not in portals:
+            raise unknown("portal", "bitrix24.portals", portal, portals, stack=target.name)
+        _set_of_bitrix24(target, document, what, portal, portals[portal], yes=yes)
         return
     ours = document.setdefault("cartelcrm", {})
     if what is Name.CALLBACK_SECRET:
@@ -238,7 +250,7 @@ def set_(
         return
     field = what.partition(".")[2]
     if ours.get(field):
-        confirm(f"There is a {what} in {target}. Replace it?", yes=yes)
+        confirm(f"{what} is set in {target}. Replace it?", yes=yes)
     ours[field] = _asked([what])[what]
     _write(target, document)
     tell(f"{what} is set. {_READ_AGAIN}")
@@ -247,14 +259,18 @@ def set_(
 def _set_of_amocrm(target: Target, document: Document, what: Name, account: str, *, yes: bool) -> None:
     before = document.get("amocrm", {}).get(account, {})
     if any(before.get(field) for field in _OF_AMOCRM[what]):
-        confirm(f"There is a {what} of {account} in {target}. Replace it?", yes=yes)
+        confirm(f"{what} of {account} is set in {target}. Replace it?", yes=yes)
     ours = _of_account(document, account)
     match what:
         case Name.HOOK_TOKEN:
             ours["hook_token"] = secrets.token_urlsafe(_KEY_BYTES)
             following = f"relay amo hooks {account} --repair{target.option}"
         case Name.LONG_LIVED_TOKEN:
-            ours["long_lived_token"] = _asked([what])[what]
+            ours["long_lived_token"] = token = _asked([what])[what]
+            if expires_at(token) is None:
+                tell(
+                    "[yellow]This does not look like amoCRM's: a long-lived token has three parts and ends some day.[/]"
+                )
             following = f"relay amo hooks {account} --repair{target.option}"
         case _:
             asked = _asked([_CLIENT_ID, _CLIENT_SECRET])
@@ -266,6 +282,10 @@ def _set_of_amocrm(target: Target, document: Document, what: Name, account: str,
             }
             tell(f"In amoCRM, the integration's redirect address must be {shown(redirect_uri)}")
             following = f"relay amo authorize {account}{target.option}"
+            if ours.get("long_lived_token"):
+                following = (
+                    f"{_unset(Name.LONG_LIVED_TOKEN, account, target)}, which is used before it, and {following}"
+                )
     _write(target, document)
     tell(f"{what} of {account} is set. {_READ_AGAIN} Then: {following}")
 
@@ -274,17 +294,15 @@ def _set_of_bitrix24(
     target: Target,
     document: Document,
     what: Name,
-    portal: str | None,
-    portals: Mapping[str, Bitrix24Portal],
+    portal: str,
+    settings: Bitrix24Portal,
     *,
     yes: bool,
 ) -> None:
-    if portal is None:
-        raise Problem(f"Of which portal? --portal says it; relay.toml has: {', '.join(sorted(portals)) or 'none'}.")
     before = document.get("bitrix24", {}).get(portal, {})
     if any(before.get(field) for field in _OF_BITRIX24[what]):
-        confirm(f"There is a {what} of {portal} in {target}. Replace it?", yes=yes)
-    ours = _of_portal(document, portal, portals.get(portal))
+        confirm(f"{what} of {portal} is set in {target}. Replace it?", yes=yes)
+    ours = _of_portal(document, portal, settings)
     following = f"relay bitrix check{target.option}"
     match what:
         case Name.URL_KEY:
@@ -295,20 +313,70 @@ def _set_of_bitrix24(
             ours |= {"client_id": asked[_APP_ID], "client_secret": asked[_APP_SECRET]}
             following = f"install the app in the portal, then relay bitrix robot install {portal}{target.option}"
         case Name.WEBHOOK_URL:
-            ours["webhook_url"] = _webhook(_asked([what])[what], portals.get(portal))
+            ours["webhook_url"] = _webhook(_asked([what])[what], settings)
         case _:
             ours["application_token"] = _asked([what])[what]
     _write(target, document)
     tell(f"{what} of {portal} is set. {_READ_AGAIN} Then: {following}")
 
 
-def _webhook(url: str, portal: Bitrix24Portal | None) -> str:
+def _webhook(url: str, portal: Bitrix24Portal) -> str:
     try:
-        Access.by_webhook(url, host=portal.host if portal else urlsplit(url).netloc)
+        Access.by_webhook(url, host=portal.host)
     except (NotConfigured, Blocked, ValueError):
-        place = portal.host if portal else "example.bitrix24.ru"
-        raise Problem(f"An incoming webhook of this portal looks like https://{place}/rest/1/…/") from None
+        raise Problem(f"An incoming webhook of this portal looks like https://{portal.host}/rest/1/…/") from None
     return url
+
+
+@app.command(
+    epilog=examples(
+        "relay secrets unset amocrm.long_lived_token --account main --stack crm-relay",
+        "relay secrets unset bitrix24.webhook_url --portal partner --stack crm-relay",
+    )
+)
+def unset(
+    ctx: typer.Context,
+    what: WhatArgument,
+    *,
+    account: AccountName = "main",
+    portal: PortalName = None,
+    yes: YesOption = False,
+    stack: StackOption = None,
+    region: RegionOption = None,
+) -> None:
+    """Take away what amoCRM or Bitrix24 gave.
+
+    An account goes over from a long-lived token to an integration, or a
+    portal from a webhook to an app: the first of the two is used as long
+    as it is there. CartelCRM's values can only be replaced, and a lead
+    API key is ended by `relay secrets revoke`.
+    """
+    world: World = ctx.obj
+    target = Target.of(world, stack, region)
+    document = _document(target)
+    if what in _OF_AMOCRM:
+        part, fields = document.get("amocrm", {}), _OF_AMOCRM[what]
+    elif what in _OF_BITRIX24:
+        part, fields = document.get("bitrix24", {}), _OF_BITRIX24[what]
+    else:
+        raise Problem(f"{what} is not taken away, only replaced or revoked: relay secrets set, relay secrets revoke.")
+    owner = account if what in _OF_AMOCRM else portal
+    if owner is None:
+        raise Problem(_OF_WHICH_PORTAL.format(names=", ".join(sorted(part)) or "none"))
+    ours = part.get(owner, {})
+    if not any(ours.get(field) for field in fields):
+        raise Problem(f"There is no {what} of {owner} in {target}.")
+    confirm(f"Take away the {what} of {owner} in {target}?", yes=yes)
+    for field in fields:
+        ours.pop(field, None)
+    if not ours:
+        del part[owner]
+    _write(target, document)
+    tell(f"{what} of {owner} is taken away. {_READ_AGAIN}")
+
+
+def _unset(what: Name, account: str, target: Target) -> str:
+    return f"relay secrets unset {what} --account {account}{target.option}"
 
 
 @app.command(epilog=examples("relay secrets revoke partner --stack crm-relay"))
@@ -343,7 +411,9 @@ def check(
     """
     world: World = ctx.obj
     target = Target.of(world, stack, region)
-    known = state_of(target.read_secret(), world.clock.time(), read_by_calls=read_by_calls(world.config))
+    known = state_of(
+        target.read_secret(), world.clock.time(), read_by_calls=read_by_calls(world.config_of(target.name))
+    )
     if as_json:
         print_json([{"name": name, "valid": valid, "state": state} for name, valid, state in known])
     else:
@@ -489,24 +559,15 @@ def _usable(name: str, value: str) -> str:
     return value
 
 
-def _accounts(world: "World") -> list[str]:
-    return sorted(_settings(world).amocrm.accounts)
-
-
-def _portals(world: "World") -> Mapping[str, Bitrix24Portal]:
-    return _settings(world).bitrix24.portals
-
-
-def _settings(world: "World") -> Settings:
+def _settings(world: "World", target: Target) -> Settings:
     try:
-        return load_settings(world.config)
+        return load_settings(world.config_of(target.name))
     except ConfigurationError as error:
         raise Problem(f"{error}; `relay check --offline` says more.") from None
 
 
 def _of_account(document: Document, account: str) -> Document:
     """Return the part of an amoCRM account, which has an address for its hooks from the beginning."""
-    _check_name(account)
     ours: Document = document.setdefault("amocrm", {}).setdefault(account, {})
     if not ours.get("hook_token"):
         ours["hook_token"] = secrets.token_urlsafe(_KEY_BYTES)

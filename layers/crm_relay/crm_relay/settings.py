@@ -4,6 +4,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -151,11 +152,16 @@ class AmoCrmTexts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def _check_template(name: str, text: str, placeholders: tuple[str, ...]) -> None:
+    known = ", ".join(f"{{{placeholder}}}" for placeholder in placeholders)
     try:
-        text.format_map(dict.fromkeys(placeholders, ""))
-    except (KeyError, ValueError, IndexError, AttributeError):
-        known = ", ".join(f"{{{placeholder}}}" for placeholder in placeholders)
-        raise ValueError(f"{name}: only these placeholders may be used: {known}") from None
+        parts = list(Formatter().parse(text))
+    except ValueError:
+        raise ValueError(f"{name}: only these placeholders may be used: {known}; there is a brace alone") from None
+    for _, field, form, conversion in parts:
+        # Exactly these: "{name.__class__}" would tell the card what we are made of.
+        if field is not None and (field not in placeholders or form or conversion):
+            wrong = f"{field}{f'!{conversion}' if conversion else ''}{f':{form}' if form else ''}"
+            raise ValueError(f"{name}: only these placeholders may be used: {known}; there is {{{wrong}}}")
 
 
 class AmoCrmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
