@@ -36,7 +36,8 @@ start: $(INSTALLED) ## Run everything here: API, queues, functions, CRM sandboxe
 
 .PHONY: test
 test: $(INSTALLED) ## Run the tests: unit, component, stack.
-	@pytest
+	@pytest --numprocesses auto --dist loadfile tests/unit tests/component
+	pytest tests/stack
 
 .PHONY: check
 check: $(INSTALLED) ## Format, lint, types, import rules, template, generated files, relay.toml.
