@@ -13,6 +13,8 @@ _LONGEST_WAIT = 5.0
 """Seconds that a worker sleeps for its slot; for longer the message waits, not the function."""
 _LEASE_SPAN = 0.5
 """Seconds of slots that one write may take: a process that dies loses no more."""
+_RESERVATIONS = 3
+"""Tries to get a slot that is not over before the table has said that it is ours."""
 _KEPT = 3600
 
 
@@ -31,20 +33,31 @@ class Budget:
     def take(self) -> None:
         """Wait for the next slot.
 
+        The limit holds among workers whose clocks agree.
+
         Raises:
-            NotExecuted: it is too far away to wait for; `retry_after` says how far.
+            NotExecuted: it is too far away to wait for, `retry_after` says how far; or it is over before the
+                table has said that it is ours.
             StorageError: the table did not answer.
         """
         clock = self._ports.clock
-        while self._slots and self._slots[0] + _LATE < clock.time():
-            self._slots.popleft()
-            self._lease = 1
-        if not self._slots:
+        self._forget_what_is_over()
+        for _ in range(_RESERVATIONS):
+            if self._slots:
+                break
             self._reserve()
             self._lease = min(self._lease * 2, self._largest_lease)
+            self._forget_what_is_over()
+        if not self._slots:
+            raise NotExecuted("budget_slow", retry_after=_LATE)
         slot = self._slots.popleft()
         # Bounded for a clock that was set back meanwhile.
         clock.sleep(min(max(0.0, slot - clock.time()), _LONGEST_WAIT))
+
+    def _forget_what_is_over(self) -> None:
+        while self._slots and self._slots[0] + _LATE < self._ports.clock.time():
+            self._slots.popleft()
+            self._lease = 1
 
     def _reserve(self) -> None:
         item = self._ports.store.get(self._key)
