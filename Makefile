@@ -37,7 +37,7 @@ start: $(INSTALLED) ## Run everything here: API, queues, functions, CRM sandboxe
 .PHONY: test
 test: $(INSTALLED) ## Run the tests: unit, component, stack.
 	@pytest --numprocesses auto --dist loadfile tests/unit tests/component
-	pytest tests/stack
+	pytest --numprocesses auto --dist loadfile tests/stack
 
 .PHONY: check
 check: $(INSTALLED) ## Format, lint, types, import rules, template, generated files, relay.toml.
