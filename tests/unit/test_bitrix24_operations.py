@@ -126,12 +126,6 @@ def row(operation: Operation[Any], method: str, params: object, *shapes: tuple[o
             ([], []),
         ),
         row(
-            directory.pipelines(),
-            "crm.category.list",
-            {"entityTypeId": 2},
-            ({"categories": [{"id": 5}]}, [{"id": 5}]),
-        ),
-        row(
             reports.add_comment(5, "✅"),
             "crm.timeline.comment.add",
             {"fields": {"ENTITY_ID": 5, "ENTITY_TYPE": "deal", "COMMENT": "✅"}},
@@ -179,19 +173,6 @@ def row(operation: Operation[Any], method: str, params: object, *shapes: tuple[o
         ),
         row(robots.list_robots(), "bizproc.robot.list", {}, (["a"], ["a"]), ([], [])),
         row(robots.delete_robot("a"), "bizproc.robot.delete", {"CODE": "a"}, (True, None)),
-        row(
-            robots.bind_event("ONCRMDEALUPDATE", "https://x.example/"),
-            "event.bind",
-            {"event": "ONCRMDEALUPDATE", "handler": "https://x.example/"},
-            (True, None),
-        ),
-        row(
-            robots.unbind_event("ONCRMDEALUPDATE", "https://x.example/"),
-            "event.unbind",
-            {"event": "ONCRMDEALUPDATE", "handler": "https://x.example/"},
-            ({"count": 1}, None),
-        ),
-        row(robots.bound_events(), "event.get", {}, ([{"event": "X"}], [{"event": "X"}])),
     ],
 )
 def test_an_operation_is_its_method_its_parameters_and_its_result(
@@ -267,16 +248,7 @@ def test_a_fields_name_is_found_in_crm_item(name: str, new: str) -> None:
     assert items.item_name(name) == new
 
 
-@pytest.mark.parametrize(("pages", "count"), [([0], 0), ([49], 49), ([50, 0], 50), ([50, 50, 3], 103)])
-def test_all_rows_of_a_deal_are_read(pages: list[int], count: int) -> None:
-    """Fifty at a time."""
-    answers = [says(200, {"result": {"productRows": [{"id": number} for number in range(page)]}}) for page in pages]
-    driven = drive(products.all_deal_rows(ACCESS, 5, now=NOW), *answers)
-    assert driven.result is not None
-    assert len(driven.result) == count
-
-
-READERS: list[Callable[[], Operation[Any]]] = [directory.pipelines, directory.statuses, robots.list_robots]
+READERS: list[Callable[[], Operation[Any]]] = [directory.statuses, robots.list_robots]
 
 
 @pytest.mark.parametrize("operation", READERS)

@@ -1,10 +1,9 @@
-"""What ids mean in a portal: users, stages, pipelines, dictionaries (Bitrix24 reference, section 3.5)."""
+"""What ids mean in a portal: users, stages, dictionaries (Bitrix24 reference, section 3.5)."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from crm_relay.bitrix24.client import Operation, Unusable, mapping, rows
-from crm_relay.bitrix24.items import DEAL
 
 
 def users_by_email(emails: Sequence[str]) -> Operation[list[dict[str, Any]]]:
@@ -21,12 +20,6 @@ def statuses(entity_id: str | None = None) -> Operation[list[dict[str, Any]]]:
     """Read a dictionary such as SOURCE, DEAL_STAGE or DEAL_STAGE_5, or all: ENTITY_ID, STATUS_ID, NAME …."""
     filters = {} if entity_id is None else {"filter": {"ENTITY_ID": entity_id}}
     return Operation("crm.status.list", {"order": {"ID": "ASC"}, **filters}, rows)
-
-
-def pipelines() -> Operation[list[dict[str, Any]]]:
-    """Read the pipelines of deals: `id`, `name`, `isDefault` …."""
-    params = {"entityTypeId": DEAL}
-    return Operation("crm.category.list", params, lambda result: rows(mapping(result).get("categories")))
 
 
 def scopes() -> Operation[list[str]]:

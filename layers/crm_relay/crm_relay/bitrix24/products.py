@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crm_relay.bitrix24.client import PAGE, Access, Operation, call, mapping, row_id, rows
-from crm_relay.http_client import Exchange
+from crm_relay.bitrix24.client import Operation, mapping, row_id, rows
 
 type Row = dict[str, Any]
 
@@ -13,14 +12,6 @@ def deal_rows(deal_id: int | str, *, start: int = 0) -> Operation[list[Row]]:
     """Read a page of a deal's rows; a page of 50 may have another behind it, at `start` + 50."""
     params = {"filter": {"=ownerType": "D", "=ownerId": deal_id}, "order": {"id": "ASC"}, "start": start}
     return Operation("crm.item.productrow.list", params, _rows)
-
-
-def all_deal_rows(access: Access, deal_id: int, *, start: int = 0, now: float) -> Exchange[list[Row]]:
-    """Read a deal's rows from `start` on, however many there are."""
-    found = yield from call(access, deal_rows(deal_id, start=start), now=now)
-    if len(found) < PAGE:
-        return found
-    return found + (yield from all_deal_rows(access, deal_id, start=start + PAGE, now=now))
 
 
 def set_deal_rows(deal_id: int | str, new: Sequence[Mapping[str, Any]]) -> Operation[list[Row]]:

@@ -1,9 +1,9 @@
-"""An app's robots and event handlers in a portal; no webhook may touch them (Bitrix24 reference, 2.1 and 2.3)."""
+"""An app's robots in a portal; no webhook may touch them (Bitrix24 reference, section 2.3)."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from crm_relay.bitrix24.client import Operation, Unusable, nothing, rows
+from crm_relay.bitrix24.client import Operation, Unusable, nothing
 
 
 def add_robot(
@@ -53,18 +53,3 @@ def list_robots() -> Operation[list[str]]:
 def delete_robot(code: str) -> Operation[None]:
     """Remove a robot; one that is not there is Refused("error_activity_not_found")."""
     return Operation("bizproc.robot.delete", {"CODE": code}, nothing)
-
-
-def bind_event(event: str, handler: str) -> Operation[None]:
-    """Have an event such as ONCRMDEALUPDATE sent to a URL."""
-    return Operation("event.bind", {"event": event, "handler": handler}, nothing)
-
-
-def unbind_event(event: str, handler: str) -> Operation[None]:
-    """Stop an event from being sent to a URL."""
-    return Operation("event.unbind", {"event": event, "handler": handler}, nothing)
-
-
-def bound_events() -> Operation[list[dict[str, Any]]]:
-    """Read what is sent where: `event`, `handler` …."""
-    return Operation("event.get", {}, rows)
