@@ -36,7 +36,8 @@ start: $(INSTALLED) ## Run everything here: API, queues, functions, CRM sandboxe
 
 .PHONY: test
 test: $(INSTALLED) ## Run the tests: unit, component, stack.
-	@pytest
+	@pytest --numprocesses auto --dist loadfile tests/unit tests/component
+	pytest --numprocesses auto --dist loadfile tests/stack
 
 .PHONY: simulate
 simulate: $(INSTALLED) ## Many bad days for the relay in virtual time (SEEDS=100 FIRST=1); one seed alone prints its trace.

@@ -6,10 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from io import StringIO
+from itertools import count
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -26,6 +27,10 @@ from aws_lambda_powertools.utilities.circuit_breaker.persistence import base as 
 from amo_webhook import account as amo_account
 from amo_webhook import add_notes
 from amo_webhook import receive as amo_receive
+from bitrix_robot import install as bitrix_install
+from bitrix_robot import portal as bitrix_portal
+from bitrix_robot import receive as bitrix_receive
+from bitrix_robot import sweep, transfer
 from callback_receiver import process, receive
 from crm_relay.delivery.memory import MemoryBus, MemoryQueue, MemoryStore
 from crm_relay.delivery.ports import Ports, StorageError
@@ -36,6 +41,11 @@ from crm_relay.settings import (
     AmoCrmAccount,
     AmoCrmSecrets,
     AmoCrmSettings,
+    Bitrix24Portal,
+    Bitrix24Products,
+    Bitrix24Route,
+    Bitrix24Secrets,
+    Bitrix24Settings,
     CallbackSecret,
     CartelCrmSecrets,
     Secrets,
@@ -54,15 +64,38 @@ from workbench.sandboxes import (
     MemoryTransport,
     Sandbox,
 )
+from workbench.sandboxes.bitrix24 import (
+    HUB,
+    HUB_SCOPES,
+    PARTNER,
+    READY,
+    SOURCE_SCOPES,
+    App,
+    Bitrix24OAuth,
+    Bitrix24Sandbox,
+    IncomingWebhook,
+    WebhookRobot,
+)
+from workbench.sandboxes.bitrix24 import Bitrix24Portal as Bitrix24Terms
 
 START = 1_760_000_000.0
-VISIBILITY = {"callbacks": 360, "leads": 720, "notes": 900}
-TIMEOUT = {"callbacks": 60, "leads": 120, "notes": 120}
-BATCH = {"callbacks": 10, "leads": 10, "notes": 250}
+VISIBILITY = {"callbacks": 360, "leads": 720, "notes": 900, "deals": 1_900}
+TIMEOUT = {"callbacks": 60, "leads": 120, "notes": 120, "deals": 300}
+BATCH = {"callbacks": 10, "leads": 10, "notes": 250, "deals": 50}
 """Of the workers, as in the template."""
 MOST_RECEIVES = 500
 API_KEY, HMAC_SECRET, CALLBACK_SECRET, LEAD_KEY = "crm-api-key", "crm-hmac-secret", "callback-secret", "lead-key"
 HOOK_TOKEN, AMO_HOST = "hook-token", "example.amocrm.ru"
+URL_KEY = "url-key-0123456789abcdefgh"
+APPLICATION_TOKEN = "partner-token"
+APP = App(
+    client_id="local.app",
+    client_secret="app-secret",
+    application_token="app-token",
+    user_id=1,
+    scopes=SOURCE_SCOPES,
+)
+ROBOT = WebhookRobot(stage=READY, url=f"https://relay.test/bitrix/{URL_KEY}?route=main")
 RELAY_TOML = Path(__file__).parents[1] / "layers/configuration/relay.toml"
 
 HANDLERS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
@@ -72,11 +105,14 @@ HANDLERS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
     "lead_submit": ("leads", submit.handler),
     "amo_receive": ("notes", amo_receive.handler),
     "amo_notes": ("notes", add_notes.handler),
+    "bitrix_receive": ("deals", bitrix_receive.handler),
+    "bitrix_transfer": ("deals", transfer.handler),
+    "bitrix_sweep": ("deals", sweep.handler),
     "outbox_drain": ("leads", drain.handler),
 }
 """Each function with the one queue that it sends to or consumes."""
-WORKERS = {"callbacks": "callback_process", "leads": "lead_submit", "notes": "amo_notes"}
-HTTP_CLIENTS = (submission, amo_account)
+WORKERS = {"callbacks": "callback_process", "leads": "lead_submit", "notes": "amo_notes", "deals": "bitrix_transfer"}
+HTTP_CLIENTS = (submission, amo_account, bitrix_portal, bitrix_install)
 """Modules whose `http_client` is the process's own."""
 
 
@@ -162,10 +198,11 @@ def surroundings(time: Callable[[], float], http_client: Callable[[], HttpClient
 class Relay:
     """One deployed relay. Use it as a context manager: inside, its runtime is the process's own.
 
-    `crm` is CartelCRM's sandbox (`terms` are those of its account), `amo` amoCRM's, our account `main`; `store`,
-    `queues`, `dead_letters` and `bus` are the memory behind the ports; `calls` has the port calls made ("store.put"),
-    `errors` what workers' invocations raised. `clock`, `secret_source` and `before_call` (told each port call's name)
-    are there to be played with.
+    `crm` is CartelCRM's sandbox (`terms` are those of its account), `amo` amoCRM's with an account `main`, `partner`
+    and `hub` are portals of Bitrix24, `oauth` their authorization server; `store`, `queues`, `dead_letters` and `bus`
+    are the memory behind the ports; `calls` has the port calls made ("store.put"), `errors` what workers' invocations
+    raised. `clock`, `secret_source`, `bitrix_secrets` (by portal) and `before_call` (told each port call's name) are
+    there to be played with.
     """
 
     def __init__(self, *, seed: int = 0, **terms: Any) -> None:
@@ -176,13 +213,32 @@ class Relay:
         amo = AmoCrmAccount(account_id=self.amo.account.id, host=AMO_HOST)
         self.settings = msgspec.structs.replace(self.settings, amocrm=AmoCrmSettings({"main": amo}))
         amo_secrets = {"main": AmoCrmSecrets(HOOK_TOKEN, self.amo.long_lived_token("client"))}
+        self.oauth = Bitrix24OAuth(clock=self.clock.time, random=Random(seed))
+        self.partner, self.hub = (
+            Bitrix24Sandbox(terms, self.oauth, clock=self.clock.time, random=Random(seed)) for terms in _portals()
+        )
+        bitrix24 = Bitrix24Settings(
+            portals={
+                "partner": Bitrix24Portal("source", PARTNER.member_id, PARTNER.domain),
+                "hub": Bitrix24Portal("hub", HUB.member_id, HUB.domain),
+            },
+            routes={"main": ROUTE},
+        )
+        self.settings = msgspec.structs.replace(self.settings, bitrix24=bitrix24)
+        webhook = f"https://{PARTNER.domain}/rest/1/partner-secret/"
+        self.bitrix_secrets = {
+            "partner": Bitrix24Secrets(URL_KEY, webhook, APPLICATION_TOKEN, APP.client_id, APP.client_secret),
+            "hub": Bitrix24Secrets("", f"https://{HUB.domain}/rest/1/hub-secret/"),
+        }
         secrets = CartelCrmSecrets(API_KEY, HMAC_SECRET, (CallbackSecret(CALLBACK_SECRET),))
         keys = {"website": hashlib.sha256(LEAD_KEY.encode()).hexdigest()}
-        self.secret_source: Callable[[], Secrets] = lambda: Secrets(secrets, keys, amo_secrets)
+        self.secret_source: Callable[[], Secrets] = lambda: Secrets(secrets, keys, amo_secrets, self.bitrix_secrets)
         terms = {"callback_url": "https://relay.test/cartelcrm/callback", **terms}
         account = CartelCrmAccount(api_key=API_KEY, hmac_secret=HMAC_SECRET, callback_secret=CALLBACK_SECRET, **terms)
         self.crm = CartelCrmSandbox(account, clock=self.clock.time, random=Random(seed))
-        transport = MemoryTransport({"cartelcrm.com": self.crm, AMO_HOST: self.amo}, self.clock.sleep)
+        hosts = {"cartelcrm.com": self.crm, AMO_HOST: self.amo, PARTNER.domain: self.partner}
+        hosts |= {HUB.domain: self.hub, self.settings.bitrix24.oauth_host: self.oauth}
+        transport = MemoryTransport(hosts, self.clock.sleep)
         self.http_client = HttpClient(transport, monotonic=self.clock.time)
         self.store = MemoryStore(self.clock)
         self.queues = {name: MemoryQueue(self.clock, name) for name in VISIBILITY}
@@ -191,6 +247,7 @@ class Relay:
         self.calls: list[str] = []
         self.before_call: Callable[[str], None] = lambda _: None
         self.errors: list[BaseException] = []
+        self._requests = count(1)
         self._faults: list[Fault] = []
         self._output = StringIO()
         self._exit = ExitStack()
@@ -308,6 +365,16 @@ class Relay:
         )
         return Response.of(self.invoke("amo_receive", event, seconds=10))
 
+    def post_call(
+        self, body: bytes, headers: Mapping[str, str] | None = None, *, target: str = f"/bitrix/{URL_KEY}"
+    ) -> Response:
+        """POST a call of Bitrix24 to a portal's address, query included."""
+        sent = {"Content-Type": "application/x-www-form-urlencoded"} if headers is None else headers
+        key = target.partition("?")[0].rpartition("/")[2]
+        event = http_event("POST", target, sent, body, route="/bitrix/{url_key}", parameters={"url_key": key})
+        event["requestContext"]["requestId"] = f"request-{next(self._requests)}"
+        return Response.of(self.invoke("bitrix_receive", event, seconds=29))
+
     def publish_lead(self, lead: object, *, source: str = "shop") -> None:
         """Publish `LeadSubmitted`, which a rule of the bus takes to the queue of leads."""
         event = {"version": "0", "id": "6a7e8feb-b491", "detail-type": "LeadSubmitted", "source": source}
@@ -350,7 +417,7 @@ class Relay:
 
     @property
     def _sandboxes(self) -> tuple[Sandbox, ...]:
-        return self.crm, self.amo
+        return self.crm, self.amo, self.partner, self.hub
 
     def _call_back(self) -> bool:
         callbacks = self.crm.due(self.clock.now)
@@ -359,7 +426,11 @@ class Relay:
         hooks = self.amo.due(self.clock.now)
         for hook in hooks:
             self.amo.answered(hook, self.post_hook(hook.body, hook.headers, token=hook.url.rpartition("/")[2]).status)
-        return bool(callbacks or hooks)
+        calls = self.partner.due(self.clock.now)
+        for call in calls:
+            target = call.url.removeprefix("https://relay.test")
+            self.partner.answered(call, self.post_call(call.body, call.headers, target=target).status)
+        return bool(callbacks or hooks or calls)
 
     # What came of it
 
@@ -389,6 +460,29 @@ class Relay:
             for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"] if "_aws" in line else ():
                 sums[metric["Name"]] += int(sum(line[metric["Name"]]))
         return sums
+
+
+ROUTE = Bitrix24Route(
+    source="partner",
+    hub="hub",
+    stages={READY: "C5:NEW"},
+    fields={
+        "UF_CRM_1747309879": "UF_CRM_CONTRACT",
+        "UF_CRM_OBJECT_AREA": "UF_CRM_AREA",
+        "UF_CRM_DELIVERY": "UF_CRM_DELIVERY",
+        "UF_CRM_67BC9A01": "UF_CRM_CONTRACT_FILE",
+        "UF_CRM_PHOTOS": "UF_CRM_PHOTOS",
+        "COMMENTS": "COMMENTS",
+    },
+    products=Bitrix24Products(match="xml_id", source_catalogs=(15,), hub_catalogs=(25,)),
+)
+"""Of deals of the partner to the hub."""
+
+
+def _portals() -> tuple[Bitrix24Terms, Bitrix24Terms]:
+    incoming = (IncomingWebhook(1, "partner-secret", SOURCE_SCOPES),)
+    partner = replace(PARTNER, incoming=incoming, webhook_robots=(ROBOT,), apps=(APP,))
+    return partner, replace(HUB, incoming=(IncomingWebhook(1, "hub-secret", HUB_SCOPES),))
 
 
 def _amo_terms() -> AmoCrmTerms:

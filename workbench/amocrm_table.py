@@ -13,7 +13,7 @@ from crm_relay.amocrm.services import Service, Services, listing, operation
 GUIDE = Path(__file__).parents[1] / "docs/amocrm.md"
 _BEGIN, _END = "<!-- services: begin -->\n", "<!-- services: end -->\n"
 
-PHP: Mapping[str, str] = {
+PHP: Mapping[str, str] = {  # amocrm-api-php 1.17, which added talks.get, users.activate and users.deactivate
     "account": "getCurrent",
     "leads": "get getOne add addOne update updateOne syncOne nextPage prevPage addComplex addOneComplex link unlink "
     "getLinks",
@@ -119,7 +119,7 @@ def table() -> str:
             f"`{name}`",
             f"`{kind.row.path}`",
             _code(kind.row.with_.split()),
-            f"`{kind.row.filter.__name__}`" if "list" in has else "",
+            f"`{kind.filter.__name__}`" if "list" in has else "",
             _code(has),
             _code(PHP.get(name, "").split()),
         )

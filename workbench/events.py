@@ -4,13 +4,15 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import reduce
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from crm_relay.amocrm.oauth import sign_state
 from crm_relay.signing import signature_headers
@@ -19,7 +21,7 @@ FOLDER = Path(__file__).parents[1] / "events"
 
 type Json = dict[str, Any]
 type Keys = Mapping[str, str]
-"""What events are signed with: `lead_api_key`, `cartelcrm_callback_secret`, and some that begin with `amocrm_`."""
+"""What events are signed with: `lead_api_key`, `cartelcrm_callback_secret`, more of `amocrm_` and `bitrix24_`."""
 
 
 class UnknownEvent(Exception):
@@ -141,6 +143,11 @@ def with_body(event: Json, body: bytes) -> Json:
     return {**event, "body": base64.b64encode(body).decode() if encoded else body.decode()}
 
 
+def of_deal(event: Json, deal: int) -> Json:
+    """Return a call of Bitrix24 about another deal."""
+    return _with_fields(event, {"document_id[2]": f"DEAL_{deal}", "data[FIELDS][ID]": str(deal)})
+
+
 def signed(event: Json, keys: Keys, *, now: float, replay: bool = False) -> Json:
     """Return an event with fresh proof of who sends it; one that needs none comes back as it is.
 
@@ -181,16 +188,39 @@ def _with_lead_key(event: Json, keys: Keys, _now: float, _replay: bool) -> Json:
 
 def _at_hook_token(event: Json, keys: Keys, _now: float, _replay: bool) -> Json:
     """Put the token into the address: amoCRM signs nothing, and nobody else knows where its hooks go."""
-    token = _key(keys, "amocrm_hook_token")
+    return _at(event, hook_token=_key(keys, "amocrm_hook_token"))
+
+
+def _at_url_key(event: Json, keys: Keys, _now: float, _replay: bool) -> Json:
+    """Put the portal's key into the address, and its token where a call shows one: Bitrix24 signs nothing."""
+    event = _at(event, url_key=_key(keys, "bitrix24_url_key"))
+    return _with_fields(event, {"auth[application_token]": _key(keys, "bitrix24_application_token")})
+
+
+def _at(event: Json, **parameters: str) -> Json:
+    """Return an HTTP event whose path has these parameters."""
     context = event["requestContext"]
-    path = event["routeKey"].partition(" ")[2].replace("{hook_token}", token)
+    path = event["routeKey"].partition(" ")[2].format_map(parameters)
     http = {**context["http"], "path": path}
-    return {
-        **event,
-        "rawPath": path,
-        "pathParameters": {"hook_token": token},
-        "requestContext": {**context, "http": http},
-    }
+    return {**event, "rawPath": path, "pathParameters": parameters, "requestContext": {**context, "http": http}}
+
+
+def _with_fields(event: Json, fields: Mapping[str, str]) -> Json:
+    """Return an HTTP event whose body has other values in those of the fields that are there.
+
+    They are named as forms name them, `auth[domain]`, and found in JSON as well.
+    """
+    body = body_of(event)
+    if body.startswith(b"{"):
+        tree = json.loads(body)
+        for name, value in fields.items():
+            *way, last = re.findall(r"[^\[\]]+", name)
+            branch = reduce(lambda found, key: found.get(key, {}), way, tree)
+            if last in branch:
+                branch[last] = value
+        return with_body(event, json.dumps(tree, ensure_ascii=False, separators=(",", ":")).encode())
+    pairs = parse_qsl(body.decode(), keep_blank_values=True)
+    return with_body(event, urlencode([(name, fields.get(name, value)) for name, value in pairs]).encode())
 
 
 def _with_state(event: Json, keys: Keys, now: float, _replay: bool) -> Json:
@@ -230,6 +260,8 @@ _PROOFS: Mapping[str, Callable[[Json, Keys, float, bool], Json]] = {
     "GET /leads/{external_id}/status": _with_lead_key,
     "POST /amo/{hook_token}": _at_hook_token,
     "POST /amo/{hook_token}/": _at_hook_token,
+    "POST /bitrix/{url_key}": _at_url_key,
+    "POST /bitrix/{url_key}/": _at_url_key,
     "GET /amo/oauth": _with_state,
     "GET /amo/disconnect": _as_amocrm_signs,
 }

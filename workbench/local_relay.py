@@ -7,6 +7,7 @@ import json
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from itertools import count, repeat
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Self
@@ -15,7 +16,7 @@ import tomlkit
 
 from crm_relay.settings import ConfigurationError, load_settings, read_secrets
 from workbench.local_crms import SANDBOXES, LocalCrm
-from workbench.sandboxes import serve
+from workbench.sandboxes import Sandbox, serve
 from workbench.stack import AlreadyRunning, LocalStack, PortInUse, Published, running
 from workbench.stack.gateway import bound
 
@@ -48,7 +49,7 @@ class Metrics:
 class LocalRelay:
     """A relay that runs here; see `started`.
 
-    `crms` are the sandboxed CRMs by name and `urls` where their sandboxes are, `keys` what clients may know,
+    `crms` are the sandboxed CRMs by name and `urls` where each sandbox is, `keys` what clients may know,
     `published` the last events of the buses, and `story` what was played, once it was.
     """
 
@@ -109,20 +110,25 @@ class LocalRelay:
         async with AsyncExitStack() as stack:
             crms: dict[str, LocalCrm] = {}
             urls: dict[str, str] = {}
-            for number, make in enumerate(SANDBOXES, start=1):
-                if not given.get(make.name):
-                    crm = crms[make.name] = make()
-                    urls[make.name] = await _served(stack, crm, port and port + number)
+            ports = count(port + 1) if port else repeat(0)
+            for make in SANDBOXES:
+                crm = make()
+                # Also of a CRM that is the real one: those of the others stay what they are.
+                numbers = {name: next(ports) for name in crm.sandboxes}
+                if not given.get(crm.name):
+                    crms[crm.name] = crm
+                    for name, sandbox in crm.sandboxes.items():
+                        urls[name] = await _served(stack, crm.title, sandbox, numbers[name])
             here = LocalStack(
                 template,
                 port=port,
                 relay_config=_configured(config, state / "relay.toml", crms, urls),
                 state_dir=state,
+                prepare=lambda: relay._open(given),
                 on_log=read_log,
             )
-            await stack.enter_async_context(here)
             relay = cls(here, metrics, crms, urls)
-            await relay._open(given)
+            await stack.enter_async_context(here)
             stack.callback(asyncio.create_task(relay._watch(on_event)).cancel)
             yield relay
 
@@ -244,20 +250,20 @@ def _configured(config: Path, copy: Path, crms: Mapping[str, LocalCrm], urls: Ma
     document = tomlkit.parse(config.read_text("utf-8"))
     for name, crm in crms.items():
         table = document.setdefault(name, tomlkit.table())
-        crm.configure(table, urls[name])
+        crm.configure(table, {each: urls[each] for each in crm.sandboxes})
     copy.parent.mkdir(parents=True, exist_ok=True)
     copy.write_text(tomlkit.dumps(document), "utf-8")
     load_settings(copy)
     return copy
 
 
-async def _served(stack: AsyncExitStack, crm: LocalCrm, port: int) -> str:
+async def _served(stack: AsyncExitStack, title: str, sandbox: Sandbox, port: int) -> str:
     try:
-        return await stack.enter_async_context(serve(crm.sandbox, port))
+        return await stack.enter_async_context(serve(sandbox, port))
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
         raise PortInUse(
-            f"another program listens on 127.0.0.1:{port}, where {crm.title}'s sandbox belongs; "
+            f"another program listens on 127.0.0.1:{port}, where {title}'s sandbox belongs; "
             "RELAY_PORT chooses another port for the API, and the sandboxes take the next ones"
         ) from None

@@ -1,4 +1,4 @@
-"""The story that `relay start` plays: leads, callbacks and hooks, and what must come of them."""
+"""The story that `relay start` plays: leads, callbacks, hooks and deals, and what must come of them."""
 
 import asyncio
 import json
@@ -14,9 +14,10 @@ import aiohttp
 
 from workbench import events
 from workbench.events import HttpRequest, Json
-from workbench.local_crms import AmoCrm, CartelCrm
+from workbench.local_crms import AmoCrm, Bitrix24, CartelCrm
 from workbench.local_relay import LocalRelay
 from workbench.sandboxes.amocrm.account import NOBODY
+from workbench.sandboxes.bitrix24 import add_whole_deal
 from workbench.sandboxes.callbacks import Callback
 from workbench.sandboxes.cartelcrm import Lead
 from workbench.sandboxes.faults import RateLimited, Reset
@@ -29,11 +30,14 @@ _SUBMIT_PATH = "/api/v1/inbound/leads"
 _CALLBACK_PATH = "/cartelcrm/callback"
 _LIFE = ("new", "accepted", "hold", "approved", "paid")
 _OPEN = {"WAITING", "PLANNED", "SENT"}
+_WHOLE = 2, 3, 2
+"""Contacts, product rows and files of a deal that is whole."""
 _SUBMIT = "LeadSubmitFunction"
 _LEAD_API = ("LeadApiFunction",)
 _LEAD_SUBMIT = (_SUBMIT,)
 _CALLBACK = ("CallbackReceiveFunction", "CallbackProcessFunction")
 _HOOK = ("AmoReceiveFunction", "AmoNoteFunction")
+_DEAL = ("BitrixReceiveFunction", "BitrixTransferFunction")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,18 @@ class NotesTold:
     notes: int
 
 
+@dataclass(frozen=True, slots=True)
+class DealTold:
+    """A deal of Bitrix24's partner: what told the relay of it, the hub's deals made of it, and what these have."""
+
+    deal: int
+    told_by: str
+    hub_deals: tuple[int, ...]
+    contacts: int = 0
+    rows: int = 0
+    files: int = 0
+
+
 class Unexpected(Exception):
     """Something else came than the story wants. It has been told."""
 
@@ -85,16 +101,21 @@ class Story:
     steps: list[Step] = field(default_factory=list)
     leads: list[LeadTold] = field(default_factory=list)
     notes: list[NotesTold] = field(default_factory=list)
+    deals: list[DealTold] = field(default_factory=list)
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     """Deliveries by kind and state, when the story was over."""
     dead_letters: int = 0
 
     def __post_init__(self) -> None:
         cartelcrm, amocrm = self.relay.crm(CartelCrm), self.relay.crm(AmoCrm)
+        bitrix24 = self.relay.crm(Bitrix24)
         assert cartelcrm
         assert amocrm
+        assert bitrix24
         self._crm = cartelcrm.sandbox
-        self._amo = amocrm.sandbox
+        self._amo, self._notes_all = amocrm.sandbox, amocrm.notes_all
+        self._bitrix = bitrix24
+        self._told_by: dict[int, str] = {}  # by deal
         self._due: Counter[int] = Counter()  # notes by lead
         self._http: aiohttp.ClientSession
         self._asking = asyncio.Lock()
@@ -111,6 +132,7 @@ class Story:
             "steps": [asdict(step) for step in self.steps],
             "leads": [asdict(lead) for lead in self.leads],
             "notes": [asdict(notes) for notes in self.notes],
+            "deals": [asdict(deal) for deal in self.deals],
             "deliveries": self.counts,
             "dead_letters": self.dead_letters,
         }
@@ -121,6 +143,7 @@ class Story:
             with self._lives_by_hand():
                 async with asyncio.TaskGroup() as meanwhile:
                     meanwhile.create_task(self._chapter(self._cards()))
+                    meanwhile.create_task(self._chapter(self._deals()))
                     await self._chapter(self._first_lead())
                     await self._chapter(self._busy_crm(meanwhile))
                     await self._chapter(self._unlucky_leads())
@@ -194,6 +217,9 @@ class Story:
         self._check("", "a forged callback", "403 bad_signature", ok=ok, look=_CALLBACK)
 
     async def _cards(self) -> None:
+        if not self._notes_all:
+            self._tell("", "amoCRM", "not played: relay.toml chooses what gets a note", ok=True)
+            return
         old = list(self._amo.entities.present["leads"])
         hooks = self._hooks
         [lead] = self._amo.add("leads", name="Окна", price=60_000)
@@ -207,18 +233,45 @@ class Story:
             self._amo.change("leads", *ids, by=by, **fields)
             await self._noted(happened, ids, self._hooks - hooks)
 
+    async def _deals(self) -> None:
+        partner, stages = self._bitrix.partner, self._bitrix
+        first = self._bitrix.deal
+        partner.move(first, stages.ROBOT_STAGE)
+        await self._carried(first, "robot")
+        by_webhook = add_whole_deal(partner).id
+        partner.move(by_webhook, stages.WEBHOOK_STAGE)
+        await self._carried(by_webhook, "webhook")
+        # No call of the portal tells of this one.
+        by_json = add_whole_deal(partner, stage=stages.WEBHOOK_STAGE).id
+        call = self._call("test_call", deal=by_json, query="route=main&wait=1")
+        await self._answered_deal(call, by_json, "the seed's call, JSON", 200)
+        await self._carried(by_json, "JSON, waits")
+        again = self._call("robot_called", deal=first, query="route=main")
+        await self._answered_deal(again, first, "the robot once more", 200)
+        forged = self._call("deal_updated", deal=first, bitrix24_application_token=token_hex(16))
+        got = await self._send(forged)
+        ok = got == (403, {"error": "application_token_invalid"})
+        self._check(f"deal {first}", "a forged webhook", "403 application_token_invalid", ok=ok, look=_DEAL)
+        stray = add_whole_deal(partner).id
+        partner.move(stray, stages.STRAY_STAGE)
+        await self._refused(stray)
+
     async def _end(self) -> None:
         async def settled() -> bool | None:
             self.counts = await self.relay.deliveries()
             return None if any(_OPEN & states.keys() for states in self.counts.values()) else True
 
         if not await self._until(settled):
-            self._tell("", "the last messages", "they still wait", ok=False, look=_LEAD_SUBMIT + _CALLBACK + _HOOK)
+            every = _LEAD_SUBMIT + _CALLBACK + _HOOK + _DEAL
+            self._tell("", "the last messages", "they still wait", ok=False, look=every)
         queues = (await self.relay.stack.status())["queues"]
         written = Counter({lead_id: self._written(lead_id) for lead_id in self._amo.entities.present["leads"]})
         if written != self._due:
             told = f"{written.total()} notes, not {self._due.total()}"
             self._tell("", "amoCRM: each note once", told, ok=False, look=_HOOK)
+        self.deals = [self._in_hub(deal, told_by) for deal, told_by in self._told_by.items()]
+        if carried := [told.deal for told in self.deals if len(told.hub_deals) > 1]:
+            self._tell("", "Bitrix24: each deal once", f"more than once: {carried}", ok=False, look=_DEAL)
         self.dead_letters = sum(depth["visible"] for name, depth in queues.items() if "DeadLetter" in name)
         for lead in self.leads:
             lead.status = str((await self._get(lead.external_id)).get("lead_status") or "")
@@ -289,6 +342,40 @@ class Story:
         self._check(lead, f"amoCRM: {happened}", told, ok=found, look=_HOOK)
         self.notes.append(NotesTold(happened, len(ids), hooks, sum(map(self._written, ids)) - before))
 
+    async def _answered_deal(self, call: HttpRequest, deal: int, sent: str, code: int) -> None:
+        """Tell of a call about a deal that is answered with the hub's, or with a word that it waits."""
+        got, answer = await self._send(call)
+        known, hub_deals = answer.get("esb_deal_id"), self._in_hub(deal, "").hub_deals
+        ok = got == code and (answer.get("transfer") == "queued" or (known,) == hub_deals)
+        told = f"{got} {f'esb_deal_id {known}' if known else answer.get('transfer', answer)}"
+        self._tell(f"deal {deal}", sent, told, ok=ok, look=_DEAL)
+        if not ok:
+            raise Unexpected(sent)
+
+    async def _carried(self, deal: int, told_by: str) -> None:
+        """Tell of a deal when the partner reads that it is in the hub, and all of it is there."""
+        self._told_by[deal] = told_by
+        comment = await self._commented(deal, "✅")
+        there = self._in_hub(deal, told_by)
+        whole = (len(there.hub_deals), there.contacts, there.rows, there.files) == (1, *_WHOLE)
+        ok = comment and whole and str(there.hub_deals[0]) in comment
+        told = f"№{there.hub_deals[0]} in the hub, commented" if ok else f"{comment}: {there}"
+        self._check(f"deal {deal}", f"Bitrix24: {told_by}", told, ok=ok, look=_DEAL)
+
+    async def _refused(self, deal: int) -> None:
+        self._told_by[deal] = "robot, wrong stage"
+        comment = await self._commented(deal, "❌")
+        ok = comment and not self._in_hub(deal, "").hub_deals
+        reason = comment.partition(": ")[2] if comment else "a comment"
+        self._check(f"deal {deal}", "Bitrix24: wrong stage", f"refused: {reason}", ok=ok, look=_DEAL)
+
+    async def _commented(self, deal: int, mark: str) -> str | None:
+        async def written() -> str | None:
+            comments = (each for each in self._bitrix.partner.comments if each.entity_id == deal)
+            return next((each.text for each in comments if each.text.startswith(mark)), None)
+
+        return await self._until(written)
+
     # Words
 
     async def _chapter(self, chapter: Coroutine[Any, Any, None]) -> None:
@@ -341,6 +428,24 @@ class Story:
                     found = await look()
                 return found
         return None
+
+    def _call(self, name: str, *, deal: int, query: str = "", **keys: str) -> HttpRequest:
+        """Return a sample call of Bitrix24, about another deal."""
+        event = events.of_deal(events.load(f"bitrix_robot/{name}"), deal)
+        signed = events.signed(event, {**self.relay.keys, **keys}, now=time.time())
+        return HttpRequest.of({**signed, "rawQueryString": query})
+
+    def _in_hub(self, deal: int, told_by: str) -> DealTold:
+        """Return what the hub has of a deal."""
+        made = [each for each in self._bitrix.hub.deals.values() if each["UF_SOURCE_DEAL_ID"] == deal]
+        return DealTold(
+            deal,
+            told_by,
+            tuple(each.id for each in made),
+            contacts=sum(len(each["contactIds"]) for each in made),
+            rows=sum(len(each.rows) for each in made),
+            files=sum(len(each["UF_CRM_PHOTOS"]) + bool(each["UF_CRM_CONTRACT_FILE"]) for each in made),
+        )
 
     @property
     def _hooks(self) -> int:

@@ -1,7 +1,6 @@
 """One amoCRM account for all its requests: its token, its door, and what its ids mean."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from functools import cache, lru_cache, partial
 from itertools import count as numbers
@@ -14,11 +13,11 @@ from crm_relay.amocrm.client import Account as Access
 from crm_relay.amocrm.oauth import App, TokenPair
 from crm_relay.amocrm.resources import PIPELINES, USERS, Resource, account_info, read_page
 from crm_relay.delivery.account import Account as Door
-from crm_relay.delivery.ports import Conflict
+from crm_relay.delivery.ports import Conflict, StorageError
 from crm_relay.delivery.runtime import Runtime
 from crm_relay.delivery.tokens import Pair, SharedToken
 from crm_relay.http_client import Exchange, HttpClient
-from crm_relay.observability import logger
+from crm_relay.observability import log_failure, logger
 from crm_relay.outcomes import (
     Blocked,
     NotConfigured,
@@ -77,6 +76,10 @@ class AmoAccount:
         """Return unix seconds."""
         return self._relay.ports.clock.time()
 
+    def check(self) -> None:
+        """Raise NotExecuted while the account is paused."""
+        self._door.check()
+
     def run[T](self, operation: Callable[[Access], Exchange[T]]) -> T:
         """Run an operation, in one slot of the budget, with a token that works: the long-lived one, or else the pair's.
 
@@ -129,8 +132,12 @@ class AmoAccount:
             item.attributes["read_at"] + _NAMES_FRESH < self.now() and not _has_all(_names(item.attributes), entities)
         ):
             known = self._read_names()
-            with suppress(Conflict):  # another worker has read the same
+            try:
                 store.put(key, known, replaces=item, expires_at=known["read_at"] + _NAMES_KEPT)
+            except Conflict:  # another worker has read the same
+                pass
+            except StorageError as error:  # of an account with very many users, say, more than an item holds
+                log_failure("names not kept", error, account=self.name)
             return _names(known)
         return _names(item.attributes)
 
@@ -238,6 +245,21 @@ def app_of(secrets: AmoCrmSecrets) -> App | None:
     """Return the integration in an account's secrets; None if it is not all there."""
     app = App(secrets.client_id, secrets.client_secret, secrets.redirect_uri)
     return app if app.client_id and app.client_secret and app.redirect_uri else None
+
+
+def closed_if_forbidden[T](exchange: Exchange[T]) -> Exchange[T]:
+    """Do what every note needs.
+
+    Raises:
+        Blocked: 403, which to this means that the account is closed to us, whatever amoCRM sends along.
+        Outcome: whatever else the exchange raises.
+    """
+    try:
+        return (yield from exchange)
+    except Rejected as refusal:
+        if refusal.reason != "http_403":
+            raise
+        raise Blocked(refusal.reason) from refusal
 
 
 class _TokenExpired(NotExecuted):

@@ -22,7 +22,7 @@ from crm_relay.delivery.runtime import Runtime, prepare, runtime
 from crm_relay.delivery.tokens import SharedToken
 from crm_relay.http_api import Answer, Event, Forbidden, Malformed, NotFound, Refusal, Request, Unavailable, answer
 from crm_relay.http_client import Exchange
-from crm_relay.observability import count, log_failure, logger, needs_attention, observed
+from crm_relay.observability import log_failure, logger, needs_attention, observed
 from crm_relay.outcomes import Blocked, Outcome, Rejected, Unauthorized
 from crm_relay.settings import AmoCrmAccount
 
@@ -120,7 +120,6 @@ def _authorize(relay: Runtime, query: Mapping[str, str]) -> None:
     SharedToken(relay.ports, amo_key(name)).write(asdict(pair))
     update(relay.ports.store, pause_key(amo_key(name)), _ended, expires_at=int(now) + _PAUSE_FORGOTTEN)
     logger.info("account authorized", account=name)
-    count("Done")
 
 
 def _expected(relay: Runtime, state: str, now: float) -> tuple[str, AmoCrmAccount, App, str]:

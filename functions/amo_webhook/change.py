@@ -1,6 +1,7 @@
 """What a hook tells, as it travels through AmoQueue: which entity was added or changed. More of it is not believed."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 KIND = "amocrm.note"
 
 _CARDS: dict[Entity, "Card"] = {"lead": "leads", "contact": "contacts", "company": "companies"}
+_SECONDS = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +54,12 @@ def change_envelope(account: str, event: HookEvent, *, request_id: str, now: flo
 
     A hook that amoCRM repeats has the same key, another change of the same entity another: amoCRM counts time
     in seconds, so what the hook says of the entity is part of its version. A hook of ids alone tells no version,
-    and each one counts. An entity is added once.
+    and each one counts. An entity is added once, at a time that nobody can name beforehand.
     """
     card = _CARDS[event.entity]
     added = event.action == "add"
     if added:
-        version = "0"
+        version = _created_at(event)
     elif event.modified_at is None:
         version = request_id
     else:
@@ -66,6 +68,11 @@ def change_envelope(account: str, event: HookEvent, *, request_id: str, now: flo
     payload = {"account": account, "card": card, "id": int(event.id), "added": added}
     key = f"{account}#{card}#{event.id}#{event.action}#{version}"
     return Envelope(KIND, key, payload, int(now), request_id)
+
+
+def _created_at(event: HookEvent) -> str:
+    told = (event.fields.get(name) for name in ("date_create", "created_at"))
+    return next((text for text in told if isinstance(text, str) and _SECONDS.fullmatch(text)), "0")
 
 
 def read_change(body: str) -> Envelope:

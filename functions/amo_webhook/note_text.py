@@ -19,8 +19,9 @@ MOST_CHANGES = 30
 _NOTHING = "—"
 _ENTITY: Mapping[Card, str] = {"leads": "lead", "contacts": "contact", "companies": "company"}
 _PLAIN_FIELDS = ("responsible_user_id", "pipeline_id", "status_id")
-# Control characters, and those that turn the direction of what follows: a value must not look like another line.
-_INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# Control characters, those without width, and those that turn the direction of what follows: a value must not look
+# like another line, nor like another value. Joiners stay: emoji and some scripts are made with them.
+_INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +51,17 @@ class Names:
 def snapshot(entity: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is compared of an entity: name, price, responsible, pipeline, stage, tags and custom fields.
 
-    It is plain data for the table, so the price is a text and ids of fields are keys: {"name", "type", "text"}
-    and, of a text that was cut, a digest of the whole.
+    It is plain data for the table, so the price is a text and ids of fields are keys: {"name", "type", "text"}.
+    Of a text that was cut there is a digest of the whole, too: "digest" of a field, "name_digest", "tags_digest".
     """
     kept: dict[str, Any] = {key: entity[key] for key in _PLAIN_FIELDS if entity.get(key) is not None}
-    kept["name"] = _cut(_line(entity.get("name")))
     kept["price"] = _price(entity)
     tags = (entity.get("_embedded") or {}).get("tags") or ()
-    kept["tags"] = _cut(", ".join(sorted(_line(tag.get("name")) for tag in tags)))
+    texts = {"name": _line(entity.get("name")), "tags": ", ".join(sorted(_line(tag.get("name")) for tag in tags))}
+    for key, text in texts.items():
+        kept[key] = _cut(text)
+        if len(text) > LONGEST_VALUE:
+            kept[f"{key}_digest"] = _digest(text)
     kept["fields"] = {
         str(field["field_id"]): _field(field)
         for field in entity.get("custom_fields_values") or ()
@@ -116,7 +120,7 @@ def _changed(
     def differs(*keys: str) -> bool:
         return any(before.get(key) != after.get(key) for key in keys)
 
-    if differs("name"):
+    if differs("name", "name_digest"):
         yield texts.name, before.get("name", ""), after.get("name", "")
     if differs("price"):
         yield texts.price, _money(before.get("price", "")), _money(after.get("price", ""))
@@ -127,7 +131,7 @@ def _changed(
         yield texts.pipeline, _pipeline(before, names), _pipeline(after, names)
     if differs("pipeline_id", "status_id"):
         yield texts.stage, _stage(before, names), _stage(after, names)
-    if differs("tags"):
+    if differs("tags", "tags_digest"):
         yield texts.tags, before.get("tags", ""), after.get("tags", "")
     old_fields, new_fields = before.get("fields", {}), after.get("fields", {})
     for field_id in {**old_fields, **new_fields}:
@@ -185,7 +189,7 @@ def _field(field: Mapping[str, Any]) -> dict[str, str]:
         "text": _cut(text),
     }
     if len(text) > LONGEST_VALUE:
-        kept["digest"] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        kept["digest"] = _digest(text)
     return kept
 
 
@@ -234,3 +238,7 @@ def _line(text: object) -> str:
 
 def _cut(text: str) -> str:
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

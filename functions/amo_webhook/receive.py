@@ -13,12 +13,20 @@ from crm_relay.http_api import Answer, Event, Forbidden, Malformed, NotFound, Re
 from crm_relay.observability import count, observed
 from crm_relay.settings import AmoCrmSecrets
 
+_MOST_CHANGES = 1000
+"""Entities of a hook; amoCRM packs some dozens, and SQS takes ten a request."""
 _FORM = "application/x-www-form-urlencoded"
+
+
+class OtherAccount(Forbidden):
+    """Who calls knows an account's path and is not that account: relay.toml is wrong, or the path is known: 403."""
+
+    needs_attention = True
 
 
 @observed()
 def handler(event: Event, _context: Any) -> Answer:
-    """Answer one hook. amoCRM switches a hook off after 100 bad answers, so what is authentic gets a 200."""
+    """Answer one hook. amoCRM switches a hook off after 100 bad answers, so what can be read at all gets a 200."""
     relay = runtime()
     request = Request.read(event, body_limit=relay.settings.relay.hook_body_limit_bytes)
     request.expect("POST")
@@ -26,17 +34,19 @@ def handler(event: Event, _context: Any) -> Answer:
     hook = read_hook(_form(request))
     account = relay.settings.amocrm.accounts.get(name)
     if account is None or (hook.account_id, hook.subdomain) != (account.account_id, account.subdomain):
-        raise Forbidden("account_not_configured")
-    if hook.unreadable:
-        quarantine(relay.ports, "amocrm.hook", request.body, "id_invalid")
+        raise OtherAccount("account_not_configured")
     # What our own integration has caused would go round for ever.
     wanted = [
         event
         for event in hook.events
         if gets_note(event, account.notes) and event.modified_by not in account.own_user_ids
     ]
+    if len(wanted) > _MOST_CHANGES:
+        raise Malformed("too_complex")
     now = relay.ports.clock.time()
     make_all_durable(relay.ports, [change_envelope(name, event, request_id=request.id, now=now) for event in wanted])
+    if hook.unreadable:
+        quarantine(relay.ports, "amocrm.hook", request.body, "id_invalid")
     count("Received", len(wanted))
     count("Ignored", len(hook.events) - len(wanted))
     return answer(200, ok=True)

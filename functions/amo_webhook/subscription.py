@@ -19,12 +19,7 @@ def hook_url(api_url: str, hook_token: str) -> str:
 def wanted_events(notes: AmoCrmNotes) -> set[str]:
     """Return what a hook must tell, as amoCRM names it, such as "add_lead"."""
     actions = {"lead": notes.lead, "contact": notes.contact, "company": notes.company}
-    return {
-        f"{action}_{entity}"
-        for entity, wanted in actions.items()
-        for action in wanted
-        if entity == "lead" or action != "status"  # amoCRM knows stages of leads alone
-    }
+    return {f"{action}_{entity}" for entity, wanted in actions.items() for action in wanted}
 
 
 def our_hook(hooks: Iterable[Mapping[str, Any]], url: str) -> Mapping[str, Any] | None:

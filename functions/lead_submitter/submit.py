@@ -32,7 +32,7 @@ def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
         needs_seconds=NEEDS_SECONDS,
         give_up_after=relay.settings.relay.give_up_after_seconds,
         read=_read,
-        ready=account(relay).check,
+        ready=lambda _: account(relay).check(),
     )
     return worker.run(event, context)
 

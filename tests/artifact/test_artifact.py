@@ -8,6 +8,7 @@ import re
 import time
 from asyncio import to_thread
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -15,12 +16,14 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import tomlkit
 from samtranslator.yaml_helper import yaml_parse
 
 from crm_relay.delivery.aws import DynamoStore
 from workbench import events
 from workbench.build import DEPENDENCIES_LIMIT, ROOT, BuildError, precompile, require_runtime
 from workbench.emulator import Built, Emulator, built
+from workbench.local_crms import Bitrix24
 from workbench.sandboxes import (
     AmoCrmAccount,
     AmoCrmSandbox,
@@ -63,6 +66,7 @@ class World:
     stack: Built
     cartelcrm: CartelCrmSandbox
     amocrm: AmoCrmSandbox
+    bitrix24: Bitrix24
     environment: Mapping[str, str]
 
     def item(self, key: str) -> Mapping[str, Any]:
@@ -77,9 +81,9 @@ class World:
         answer = self.stack.cloud.client("sqs").receive_message(QueueUrl=url, MaxNumberOfMessages=10)
         return [json.loads(json.loads(message["Body"])["payload"]["body"]) for message in answer.get("Messages", [])]
 
-    def changes(self) -> list[Any]:
-        """What hooks have told and waits in the queue."""
-        answer = self.stack.cloud.client("sqs").receive_message(QueueUrl=self._output("AmoQueueUrl"))
+    def payloads(self, queue: str) -> list[Any]:
+        """What waits in a queue, by its output in the template."""
+        answer = self.stack.cloud.client("sqs").receive_message(QueueUrl=self._output(queue))
         return [json.loads(message["Body"])["payload"] for message in answer.get("Messages", [])]
 
     def _output(self, name: str) -> str:
@@ -99,14 +103,22 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         "client_secret": "secret",
         "redirect_uri": "https://relay.test",
     }
-    async with serve(cartelcrm) as url, serve(amocrm) as amocrm_url, built(BUILT) as stack:
-        stack.cloud.client("secretsmanager").put_secret_value(
-            SecretId=stack.blueprint.outputs["SecretArn"], SecretString=json.dumps({**SECRET, "amocrm": {"main": ours}})
-        )
+    bitrix24 = Bitrix24()
+    bitrix24.partner.move(bitrix24.deal, bitrix24.ROBOT_STAGE)
+    async with AsyncExitStack() as exits:
+        url, amocrm_url = [await exits.enter_async_context(serve(sandbox)) for sandbox in (cartelcrm, amocrm)]
+        urls = {name: await exits.enter_async_context(serve(each)) for name, each in bitrix24.sandboxes.items()}
+        stack = await exits.enter_async_context(built(BUILT))
         config = tmp_path_factory.mktemp("configuration") / "relay.toml"
-        config.write_text(pointed_at(url, stack) + with_account(amocrm.account, amocrm_url), "utf-8")
+        document = tomlkit.parse(pointed_at(url, stack) + with_account(amocrm.account, amocrm_url))
+        bitrix24.configure(document.setdefault("bitrix24", tomlkit.table()), urls)
+        config.write_text(tomlkit.dumps(document), "utf-8")
+        secret = {**SECRET, "amocrm": {"main": ours}, "bitrix24": bitrix24.secret}
+        stack.cloud.client("secretsmanager").put_secret_value(
+            SecretId=stack.blueprint.outputs["SecretArn"], SecretString=json.dumps(secret)
+        )
         # What is not compiled beforehand must not be left behind compiled, and Lambda's folders are read-only.
-        yield World(stack, cartelcrm, amocrm, {"RELAY_CONFIG": str(config), "PYTHONDONTWRITEBYTECODE": "1"})
+        yield World(stack, cartelcrm, amocrm, bitrix24, {"RELAY_CONFIG": str(config), "PYTHONDONTWRITEBYTECODE": "1"})
 
 
 def pointed_at(url: str, stack: Built) -> str:
@@ -152,7 +164,7 @@ def nothing_is_drained(_world: World, answer: Any) -> None:
 
 def change_is_queued(world: World, answer: Any) -> None:
     assert (answer["statusCode"], json.loads(answer["body"])) == (200, {"ok": True})
-    assert {"account": "main", "card": "leads", "id": 32966269, "added": False} in world.changes()
+    assert {"account": "main", "card": "leads", "id": 32966269, "added": False} in world.payloads("AmoQueueUrl")
 
 
 def note_is_written(world: World, answer: Any) -> None:
@@ -163,6 +175,22 @@ def note_is_written(world: World, answer: Any) -> None:
 def consent_is_refused(_world: World, answer: Any) -> None:
     assert answer["statusCode"] == 400
     assert "<p>" in answer["body"]
+
+
+def call_is_queued(world: World, answer: Any) -> None:
+    assert (answer["statusCode"], json.loads(answer["body"])["transfer"]) == (200, "queued")
+    order = {"portal": "partner", "deal": world.bitrix24.deal, "route": "main", "expected": False, "event_token": ""}
+    assert order in world.payloads("BitrixQueueUrl")
+
+
+def deal_is_carried(world: World, answer: Any) -> None:
+    assert answer == {"batchItemFailures": []}
+    deals = [deal["UF_SOURCE_DEAL_ID"] for deal in world.bitrix24.hub.deals.values()]
+    assert deals.count(world.bitrix24.deal) == 1
+
+
+def nothing_is_swept(_world: World, answer: Any) -> None:
+    assert answer == {"partner": 0}
 
 
 def hook_is_looked_after(world: World, answer: Any) -> None:
@@ -179,15 +207,19 @@ CASES: Mapping[str, tuple[str, Callable[[World, Any], None]]] = {
     "amo_webhook.add_notes.handler": ("amo_webhook/change_queued", note_is_written),
     "amo_webhook.authorize.handler": ("amo_webhook/consent_refused", consent_is_refused),
     "amo_webhook.upkeep.handler": ("amo_webhook/upkeep", hook_is_looked_after),
+    "bitrix_robot.receive.handler": ("bitrix_robot/deal_updated", call_is_queued),
+    "bitrix_robot.transfer.handler": ("bitrix_robot/transfer_queued", deal_is_carried),
+    "bitrix_robot.sweep.handler": ("bitrix_robot/sweep", nothing_is_swept),
     "outbox.drain.handler": ("outbox/drain", nothing_is_drained),
 }
 """The event that a function gets, by its handler, and what must be so when it has answered."""
 
 
-def event_for(function: str) -> Mapping[str, Any]:
+def event_for(world: World, function: str) -> Mapping[str, Any]:
     """Return the event of a function's case, signed as of now."""
     name, _ = CASES[FUNCTIONS[function]]
-    return events.signed(events.load(name), KEYS, now=time.time())
+    keys = KEYS | {f"bitrix24_{name}": key for name, key in world.bitrix24.keys.items()}
+    return events.signed(events.load(name), keys, now=time.time())
 
 
 @in_the_world
@@ -195,7 +227,7 @@ def event_for(function: str) -> Mapping[str, Any]:
 async def test_a_built_function_answers(world: World, function: str) -> None:
     _, check = CASES[FUNCTIONS[function]]
     with world.stack.emulator(function, world.environment) as emulator:
-        check(world, await to_thread(emulator.invoke, event_for(function)))
+        check(world, await to_thread(emulator.invoke, event_for(world, function)))
 
 
 def compiled(log: str) -> list[str]:
@@ -209,7 +241,7 @@ async def test_nothing_is_compiled_at_start(world: World, function: str) -> None
     """Up to the first answer, every module of function and layers comes from the bytecode in the build."""
     environment = {**world.environment, "PYTHONVERBOSE": "1"}
     with world.stack.emulator(function, environment) as emulator:
-        await to_thread(emulator.invoke, event_for(function))
+        await to_thread(emulator.invoke, event_for(world, function))
         log = emulator.log
     assert f"{BUILT}/CrmRelayLayer/python/crm_relay/__pycache__/settings.cpython-313.pyc" in log
     assert [module for module in compiled(log) if module.startswith(str(ROOT / ".aws-sam/build"))] == []

@@ -283,6 +283,105 @@ def test_a_note_is_what_a_person_would_write(office: Office) -> None:
     assert "created_by" not in sent
 
 
+def answering(office: Office, judge: Callable[[httpx.Request], httpx.Response | None]) -> None:
+    """Let `judge` answer requests in amoCRM's place; None leaves it to amoCRM."""
+    transport = office.relay.http_client._client._transport
+    send = transport.handle_request
+    transport.handle_request = lambda request: judge(request) or send(request)  # type: ignore[method-assign]
+
+
+def test_a_lead_that_the_list_does_not_show_yet_is_waited_for(office: Office) -> None:
+    """A list may lag behind the hook by seconds; what is still not there after a minute is gone."""
+    office.listen()
+    shown_from = office.relay.clock.now + 5
+
+    def lag(request: httpx.Request) -> httpx.Response | None:
+        early = office.relay.clock.now < shown_from and request.url.path == "/api/v4/leads"
+        return httpx.Response(204) if early else None
+
+    answering(office, lag)
+    lead_id = office.add()
+    office.over()
+    assert len(office.texts(lead_id)) == 1
+    assert office.relay.metrics["Gone"] == 0
+
+
+def forge(office: Office, action: str, *ids: int, **fields: object) -> None:
+    """Post a hook as somebody does who has learned the address."""
+    account = {"id": office.amo.account.id, "subdomain": "example"}
+    body = encode({"leads": {action: [{"id": lead_id, **fields} for lead_id in ids]}, "account": account})
+    office.relay.post_hook(body.encode())
+    office.relay.run(120)
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"date_create": 5}, {"created_at": "x" * 5000}], ids=["ids", "time", "nonsense"]
+)
+def test_a_forged_hook_about_a_lead_to_come_does_not_hide_the_true_one(
+    office: Office, fields: Mapping[str, object]
+) -> None:
+    """When it will be added nobody knows."""
+    lead_id = office.add()
+    forge(office, "add", *range(lead_id + 1, lead_id + 10), **fields)
+    assert office.relay.metrics["Gone"] == 9
+    office.listen()
+    new = office.add()
+    office.over()
+    assert office.texts(new)[0].startswith("Создана сделка")
+
+
+def test_an_addition_is_told_once(office: Office) -> None:
+    """However often, and with whatever times, somebody tells of it."""
+    office.listen()
+    lead_id = office.add()
+    office.over(60)
+    for created_at in range(5):
+        forge(office, "add", lead_id, date_create=created_at)
+    office.amo.change("leads", lead_id, price=7)
+    forge(office, "add", lead_id, date_create=77)
+    assert [text.partition(" ")[0] for text in office.texts(lead_id)] == ["Создана", "Изменена"]
+
+
+def test_a_forged_hook_writes_nothing_into_old_cards(office: Office) -> None:
+    """What is long over is no news; what changes in such a card from then on is told with its differences."""
+    ids = [office.add(price=1) for _ in range(3)]
+    office.relay.clock.sleep(90 * DAY)
+    forge(office, "update", *ids)
+    forge(office, "add", *ids)
+    assert [office.texts(lead_id) for lead_id in ids] == [[]] * 3
+    office.amo.change("leads", ids[0], price=2)
+    forge(office, "add", ids[0], date_create=5)
+    assert office.texts(ids[0])[0].startswith("Изменена сделка")
+    assert office.lines(ids[0]) == ["Бюджет: 1 → 2"]
+
+
+def test_a_hook_that_waited_for_days_is_still_news(office: Office) -> None:
+    """Its age is compared with the entity's, not with the clock."""
+    new, changed = office.add(), office.add()
+    office.hear(new, "add")
+    office.hear(changed)
+    office.relay.clock.sleep(5 * DAY)
+    office.over()
+    assert office.texts(new)[0].startswith("Создана сделка")
+    assert office.texts(changed)[0].startswith("Изменена сделка")
+
+
+def test_names_that_cannot_be_kept_stop_no_note(office: Office) -> None:
+    """They are read again, for a request or three more."""
+    lead_id = office.add()
+    office.hear(lead_id)
+    put = office.relay.store.put
+
+    def refuse(key: str, *args: Any, **kwargs: Any) -> Any:
+        if key.startswith("names#"):
+            raise StorageError("too large")
+        return put(key, *args, **kwargs)
+
+    office.relay.store.put = refuse  # type: ignore[method-assign]
+    assert office.work() == []
+    assert len(office.texts(lead_id)) == 1
+
+
 # Several hooks, one change
 
 
@@ -439,6 +538,7 @@ def test_one_bad_note_of_fifty_costs_only_itself(office: Office) -> None:
     assert len(office.requests()) == 2
     assert {"reason": "validation_failed note_type:NotSupportedChoice"} in office.results()
     assert office.relay.metrics["Refused"] == 2
+    assert office.relay.metrics["AttentionNeeded"] == 1
 
 
 @pytest.mark.parametrize("answer", ["unnamed", "no_errors", "no_place"])
@@ -489,10 +589,11 @@ def test_a_change_after_a_bad_note_is_told(office: Office) -> None:
     [
         (faults.Unauthorized(), "http_401"),
         (faults.Html(status=403), "account_blocked"),
+        (faults.Forbidden(), "http_403"),
         (faults.CodedError.model_construct(kind="coded_error", status=402, code="not_paid"), "not_paid"),
         (faults.Redirect(), "redirected"),
     ],
-    ids=["401", "403 page", "402", "moved"],
+    ids=["401", "403 page", "403", "402", "moved"],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_d15_an_account_that_is_closed_to_us_is_paused(
@@ -508,12 +609,95 @@ def test_d15_an_account_that_is_closed_to_us_is_paused(
     assert len(office.work()) == 2
     assert office.relay.items("pause#")["pause#amocrm#main"]["reason"] == reason
     assert office.relay.metrics["AttentionNeeded"] == 1
-    asked = len(office.amo.received)
+    asked, claims = len(office.amo.received), list(office.relay.items("effect#").values())
     office.relay.run(PAUSE - 10)
     assert len(office.amo.received) == asked
+    assert list(office.relay.items("effect#").values()) == claims, "a message that cannot be tried costs no write"
     assert len(office.relay.queues["notes"].messages) == 2
     office.over()
     assert [office.lines(lead_id) for lead_id in ids] == [["Бюджет: 1 000 → 2"]] * 2
+
+
+def changed_together(office: Office, number: int = 5) -> list[int]:
+    """Leads that have a note each, and a change that has none yet."""
+    ids = [office.known() for _ in range(number)]
+    office.amo.change("leads", *ids, price=2)
+    for lead_id in ids:
+        office.hear(lead_id)
+    return ids
+
+
+@pytest.mark.parametrize("status", [403, 404, 400])
+def test_a_look_into_cards_that_is_refused_settles_nothing(office: Office, status: int) -> None:
+    """The notes are in doubt until somebody may look; an operator is called."""
+    ids = changed_together(office, 2)
+    office.amo.faults.add(faults.Timeout(when="after", method="POST"))
+    office.work()
+    refusal = faults.Replaced(status=status, text='{"title":"No"}', method="GET", path=NOTES, times=None)
+    office.amo.faults.add(refusal)
+    office.relay.run(3600)
+    assert office.effects() == Counter(CONFIRMED=2, SENT=2)
+    assert office.relay.metrics["AttentionNeeded"] > 0
+    office.amo.faults.clear()
+    office.over()
+    assert [office.lines(lead_id) for lead_id in ids] == [["Бюджет: 1 000 → 2"]] * 2
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/api/v4/leads"), ("POST", NOTES)])
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_refusal_of_all_costs_no_note(office: Office, method: str, path: str, status: int) -> None:
+    """It says nothing of any one of them: they wait, an operator is called, and no change is lost."""
+    ids = changed_together(office)
+    refusal = faults.Replaced(status=status, text='{"title":"No"}', method=method, path=path, times=None)
+    office.amo.faults.add(refusal)
+    office.relay.run(1800)
+    assert office.relay.metrics["AttentionNeeded"] > 0
+    office.amo.faults.clear()
+    office.over()
+    assert [office.lines(lead_id) for lead_id in ids] == [["Бюджет: 1 000 → 2"]] * 5
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_one_card_that_amocrm_stumbles_over_costs_the_others_a_few_tries(office: Office, place: int) -> None:
+    """500 for it and all that are read with it: they come together each time, and are read apart in the end."""
+    ids = changed_together(office)
+
+    def judge(request: httpx.Request) -> httpx.Response | None:
+        is_its = request.method == "GET" and request.url.path == "/api/v4/leads" and str(ids[place]) in str(request.url)
+        return httpx.Response(500, json={"title": "x"}) if is_its else None
+
+    answering(office, judge)
+    for _ in range(12):
+        office.work()
+        office.relay.clock.sleep(1000)
+    assert [len(office.texts(lead_id)) for lead_id in ids] == [2 - (place == which) for which in range(5)]
+
+
+@pytest.mark.parametrize(("status", "state"), [(400, "REJECTED"), (404, "PLANNED")])
+def test_one_card_that_amocrm_does_not_show_costs_only_itself(office: Office, status: int, state: str) -> None:
+    """The others are read without it; only 400 says for good that it is wrong."""
+    ids = changed_together(office)
+
+    def judge(request: httpx.Request) -> httpx.Response | None:
+        is_its = request.method == "GET" and request.url.path == "/api/v4/leads" and str(ids[2]) in str(request.url)
+        return httpx.Response(status, json={"title": "x"}) if is_its else None
+
+    answering(office, judge)
+    office.relay.run(3 * 3600)
+    assert [len(office.texts(lead_id)) for lead_id in ids] == [2, 2, 1, 2, 2]
+    assert office.effects()[state] == 1
+    assert office.relay.metrics["AttentionNeeded"] > 0
+
+
+def test_a_note_without_a_text_does_not_hide_ours(office: Office) -> None:
+    """Somebody else's, in the same card."""
+    ids = changed_together(office, 2)
+    for note, params in zip(office.amo.notes.of_kind["leads"].values(), [[], {"text": None}], strict=True):
+        note["params"] = params
+    office.amo.faults.add(faults.Timeout(when="after", method="POST"))
+    office.over()
+    assert office.effects() == Counter(CONFIRMED=4)
+    assert len(office.amo.notes.of_kind["leads"]) == 2 + len(ids)
 
 
 def test_a_blocked_account_keeps_its_messages_for_most_of_a_day(office: Office) -> None:

@@ -227,11 +227,12 @@ def test_without_secrets_no_account_can_be_known(relay: Relay) -> None:
     ids=repr,
 )
 def test_b04_another_account_is_refused(relay: Relay, account: Mapping[str, object]) -> None:
-    """B04: the path says which account it must be; both its id and its subdomain count."""
+    """B04: the path says which account it must be; both its id and its subdomain count, and an operator is told."""
     sent = tree(relay, leads={"update": [told(1)]})
     sent["account"] = {"id": relay.amo.account.id, "subdomain": relay.amo.account.subdomain, **account}
     assert post(relay, encode(sent).encode()) == NOT_OURS
     assert untouched(relay)
+    assert relay.metrics["AttentionNeeded"] == 1
 
 
 def test_b04_a_hook_of_no_account_is_refused(relay: Relay) -> None:

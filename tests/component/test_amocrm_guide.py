@@ -1,6 +1,9 @@
 """docs/amocrm.md: each of its examples runs, and what it says of the services is what there is."""
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +66,28 @@ def test_a_gap_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Were the PHP library to learn something, the check would say so."""
     monkeypatch.setattr(amocrm_table, "PHP", {"leads": "get teleport", "spells": "get"})
     assert amocrm_table.gaps() == ["leads.teleport", "spells.get"]
+
+
+def test_the_client_can_be_taken_alone(tmp_path: Path) -> None:
+    """With the files that the guide names, and no others."""
+    named = set(re.findall(r"`(\w+\.py)`", GUIDE))
+    assert named == {"__init__.py", "brackets.py", "http_client.py", "outcomes.py"}
+    source = Path(__file__).parents[2] / "layers/crm_relay/crm_relay"
+    shutil.copytree(source / "amocrm", tmp_path / "crm_relay/amocrm", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in named:
+        shutil.copy(source / name, tmp_path / "crm_relay")
+    modules = [path.stem for path in (source / "amocrm").glob("[a-z]*.py")]
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import " + ", ".join(
+        f"crm_relay.amocrm.{module}" for module in modules
+    )
+    program += f"; assert all(m.__file__.startswith({str(tmp_path)!r}) for n, m in sys.modules.items() if 'relay' in n)"
+    subprocess.run([sys.executable, "-I", "-c", program], check=True)  # noqa: S603 (ours)
+
+
+def test_what_the_php_library_pages_is_known() -> None:
+    """Pages are turned by those of its services that have the trait for it, and by no others (section 1.3)."""
+    unpaged = {name for name, methods in amocrm_table.PHP.items() if "nextPage" not in methods and "get" in methods}
+    assert unpaged == {
+        *("account", "custom_field_groups", "links", "pipelines", "statuses", "loss_reasons", "customers_statuses"),
+        *("transactions", "event_types", "webhooks", "talks", "sources", "short_links", "entity_files"),
+    }

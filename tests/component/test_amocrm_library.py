@@ -15,7 +15,7 @@ from crm_relay.amocrm import models as m
 from crm_relay.amocrm.client import Problem, ValidationFailed
 from crm_relay.amocrm.crm import AmoCrm, AsyncAmoCrm
 from crm_relay.amocrm.notes import CallParams
-from crm_relay.amocrm.services import NotAllWritten
+from crm_relay.amocrm.services import NotAllWritten, UnknownField
 from crm_relay.amocrm.session import Stream, Work
 from crm_relay.outcomes import NotExecuted, OutcomeUnknown, Rejected
 from tests.amocrm import Office
@@ -155,7 +155,9 @@ def renamed(item: Any) -> None:
 async def account(crm: Any, office: Office) -> None:
     read = await crm.account.get(with_=["datetime_settings", "users_groups", "task_types", "drive_url", "uuid"])
     assert read.subdomain == "example"
-    assert read.datetime_settings["timezone"] == "Europe/Moscow"
+    assert read.datetime_settings.timezone == "Europe/Moscow"
+    assert all(kind.name for kind in read.task_types)
+    assert all(isinstance(group, m.UsersGroup) for group in read.users_groups)
 
 
 async def leads(crm: Any, office: Office) -> None:
@@ -214,8 +216,9 @@ async def a_customer(crm: Any, office: Office) -> m.Customer:
 
 async def customers_bonus_points(crm: Any, office: Office) -> None:
     customer = await a_customer(crm, office)
-    assert await crm.customers_bonus_points.earn(customer.id, 70) == 70
-    assert await crm.customers_bonus_points.redeem(customer.id, 30) == 40
+    points = crm.customers_bonus_points(customer.id)
+    assert await points.earn(70) == 70
+    assert await points.redeem(30) == 40
 
 
 async def customers_segments(crm: Any, office: Office) -> None:
@@ -410,7 +413,7 @@ def an_unsorted(category: str = "forms") -> m.Unsorted:
         source_uid="a1fee7c0fc436088e64ba2e8822ba2b3",
         pipeline_id=MAIN.id,
         created_at=1_700_000_000,
-        metadata=metadata,
+        metadata=m.METADATA[category].model_validate(metadata),
         leads=[m.Lead(name="Окна", price=100)],
         contacts=[m.Contact(name="Оля", custom_fields_values=_phone("+380501234567"))],
     )
@@ -538,7 +541,7 @@ async def short_links(crm: Any, office: Office) -> None:
     assert len(listed) == 3
     page = await crm.short_links.page()
     assert (await crm.short_links.next_page(page), await crm.short_links.previous_page(page)) == (None, None)
-    read = await crm.short_links.get(page.items[0].model_extra["id"])
+    read = await crm.short_links.get(page.items[0].id)
     assert read is not None
     assert await crm.short_links.sync(read) is read
 
@@ -714,6 +717,90 @@ async def test_a_field_can_be_set_by_a_name_that_the_entity_does_not_have_yet(cr
         await crm.leads.update_one(lead)
 
 
+async def test_a_field_that_there_is_not_fails_its_own_item_alone(crm: Any, office: Office) -> None:
+    """The others are written; the item that has it is never sent."""
+    leads = [m.Lead(name=f"Сделка {number}") for number in range(10)]
+    leads[5].custom_fields["Нет такого"] = 1
+    leads[3].status_id = 1
+    with pytest.raises(NotAllWritten) as caught:
+        await crm.leads.add(leads)
+    (refused, unknown) = caught.value.failures
+    assert (refused.place, unknown.place) == (3, 5)
+    assert isinstance(unknown.outcome, UnknownField)
+    assert isinstance(unknown.outcome, ValueError)
+    assert unknown.outcome.name == "Нет такого"
+    assert refused.errors == ("status_id:NotSupportedChoice",)
+    assert [bool(lead.id) for lead in leads] == [True, True, True, False, True, False, True, True, True, True]
+    assert "Сделка 5" not in str(office.writes())
+
+
+async def test_a_failure_is_named_by_its_place_in_what_was_given(crm: Any) -> None:
+    """Also behind items that have not changed, of which nothing is sent."""
+    leads = await crm.leads.add([m.Lead(name="а"), m.Lead(name="б"), m.Lead(name="в")])
+    leads[2].status_id = 1
+    with pytest.raises(NotAllWritten) as caught:
+        await crm.leads.update(leads)
+    (failure,) = caught.value.failures
+    assert (failure.place, failure.item) == (2, leads[2])
+
+
+async def test_an_item_without_an_id_is_seen_before_anything_is_written(crm: Any, office: Office) -> None:
+    """Of fifty good ones before it nobody would know that they were sent."""
+    leads = await crm.leads.add(m.Lead(name=f"Сделка {number}") for number in range(50))
+    for lead in leads:
+        lead.price = 5
+    before = len(office.sandbox.received)
+    with pytest.raises(ValueError, match="no id"):
+        await crm.leads.update([*leads, m.Lead(name="x")])
+    assert len(office.sandbox.received) == before
+
+
+async def test_what_is_not_known_is_in_no_path(crm: Any, office: Office) -> None:
+    """A note whose card is not known is found by its own id; a purchase of nobody is not sent."""
+    (lead,) = await crm.leads.add([m.Lead(name="Окна")])
+    made = await crm.notes("leads").add_one(m.Note.common(lead.id, "Привет"))
+    note = m.Note.common(lead.id, "Пока")
+    note.id, note.entity_id = made.id, None
+    await crm.notes("leads").sync(note)
+    before = len(office.sandbox.received)
+    for work in (
+        crm.notes("leads").update_one(m.Note.common(lead.id, "x")),
+        crm.notes("leads").sync(m.Note()),
+        crm.transactions().add([m.Transaction(price=1)]),
+        crm.transactions().delete_one(5),
+    ):
+        with pytest.raises(ValueError, match="yet"):
+            await work
+    assert len(office.sandbox.received) == before
+    assert not any("None" in one.request.path for one in office.sandbox.received)
+
+
+async def test_a_purchase_knows_its_customer(crm: Any, office: Office) -> None:
+    """It can be deleted through the list of all."""
+    customer = await a_customer(crm, office)
+    (bought,) = await crm.transactions(customer.id).add([m.Transaction(price=100)])
+    (read,) = await all_of(crm.transactions().list())
+    assert read.id == bought.id
+    await crm.transactions().delete_one(read)
+    path = f"/api/v4/customers/{customer.id}/transactions/{bought.id}"
+    assert (office.sandbox.received[-1].request.method, office.sandbox.received[-1].request.path) == ("DELETE", path)
+
+
+@pytest.mark.parametrize("name", accessors())
+def test_an_item_has_what_it_is_known_by(name: str) -> None:
+    """Whatever is read, changed or deleted one by one."""
+    kind = accessors()[name]
+    if {"get", "sync", "update_one", "delete_one"} & {*operations_of(kind)} and name != "account":
+        assert kind.row.id in kind.model.model_fields
+
+
+def test_a_service_takes_its_model_and_filter_from_what_it_is() -> None:
+    """So they are said once, where the types are checked."""
+    leads = accessors()["leads"]
+    assert (leads.model, leads.filter) == (m.Lead, f.LeadsFilter)
+    assert accessors()["links"].filter is f.EntitiesLinksFilter
+
+
 async def test_notes_of_one_second_are_set_apart(crm: Any, office: Office) -> None:
     """The card would show them as one."""
     (lead, other) = await crm.leads.add([m.Lead(name="Окна"), m.Lead(name="Двери")])
@@ -783,6 +870,14 @@ async def test_an_asynchronous_client_closes_its_connections(office: Office) -> 
         assert (await crm.account.get()).subdomain == "example"
     with pytest.raises(RuntimeError, match="closed"):
         await crm.account.get()
+
+
+def test_a_synchronous_client_closes_its_connections(office: Office) -> None:
+    """As a context manager."""
+    with AmoCrm(**office.options) as crm:
+        assert crm.account.get().subdomain == "example"
+    with pytest.raises(RuntimeError, match="closed"):
+        crm.account.get()
 
 
 async def test_what_is_named_by_a_text_stays_one_segment_of_the_path(crm: Any, office: Office) -> None:

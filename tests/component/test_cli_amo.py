@@ -127,6 +127,28 @@ def test_who_needs_no_consent_is_told(world: World) -> None:
     result = world("amo", "authorize", "main")
     assert result.exit_code == 1
     assert "long-lived token" in result.stderr
+    assert f"relay secrets unset amocrm.long_lived_token --account main --stack {NAME}" in result.stderr
+
+
+def test_an_account_goes_over_from_a_long_lived_token_to_an_integration(world: World) -> None:
+    world.filled(long_lived_token=world.token)
+    told = world("secrets", "set", "amocrm.integration", stdin=f"{APP.client_id}\n{APP.client_secret}\n").stderr
+    assert f"relay secrets unset amocrm.long_lived_token --account main --stack {NAME}" in told
+    assert "--yes" in world("secrets", "unset", "amocrm.long_lived_token").stderr
+    assert world("secrets", "unset", "amocrm.long_lived_token", "--yes").exit_code == 0
+    assert world.account.keys() == {"hook_token", "client_id", "client_secret", "redirect_uri"}
+    assert "no amocrm.long_lived_token of main" in world("secrets", "unset", "amocrm.long_lived_token").stderr
+    assert world("amo", "authorize", "main").exit_code == 0
+
+
+def test_an_account_of_which_all_is_taken_away_is_gone(world: World) -> None:
+    """Also one that relay.toml has no more; what is CartelCRM's can only be replaced."""
+    world.stack.filled(amocrm={"former": {"hook_token": HOOK_TOKEN}})
+    assert world("secrets", "unset", "amocrm.hook_token", "--account", "former", "--yes").exit_code == 0
+    assert world.stack.document == {"amocrm": {}}
+    result = world("secrets", "unset", "cartelcrm.api_key", "--yes")
+    assert "relay secrets revoke" in result.stderr
+    assert result.exit_code == 1
 
 
 def test_what_is_missing_is_told_with_the_command_that_sets_it(world: World) -> None:
@@ -136,7 +158,7 @@ def test_what_is_missing_is_told_with_the_command_that_sets_it(world: World) -> 
     assert result.exit_code == 1
     for command in ("authorize", "hooks"):
         result = world("amo", command, "other")
-        assert "no amoCRM account other: main" in result.stderr
+        assert "no amoCRM account other. It has: main." in result.stderr
         assert result.exit_code == 1
 
 
@@ -161,6 +183,8 @@ def test_hooks_are_shown_and_addresses_only_when_asked_for(world: World) -> None
         assert part in result.stdout
     for secret in (HOOK_TOKEN, "password", "token=secret", world.token):
         assert secret not in result.output
+    lines = world("amo", "hooks", "main", "--reveal", COLUMNS="40").stdout.splitlines()
+    assert HOOK_URL in lines
     revealed = json.loads(world("amo", "hooks", "main", "--reveal", "--json").stdout)
     assert revealed[0] == {"whose": "ours", "destination": HOOK_URL, "disabled": False, "events": sorted(WANTED)}
 
@@ -226,15 +250,40 @@ def test_hooks_are_read_with_the_stored_pair(world: World) -> None:
 )
 def test_what_amocrm_has_against_it_is_told(world: World, fault: Fault, words: str) -> None:
     world.filled(long_lived_token=world.token)
-    world.crm.faults.add(fault)
-    result = world("amo", "hooks", "main")
-    assert words in result.stderr
-    assert result.exit_code == 1
+    for command in ("hooks", "stages"):
+        world.crm.faults.add(fault)
+        result = world("amo", command, "main")
+        assert words in result.stderr
+        assert result.exit_code == 1
+
+
+def test_a_dead_token_comes_with_the_command_that_gives_another(world: World) -> None:
+    world.filled(long_lived_token=world.token)
+    world.crm.tokens.revoke()
+    command = f"relay secrets set amocrm.long_lived_token --account main --stack {NAME}"
+    assert command in world("amo", "hooks", "main").stderr
+    assert world.check()["amoCRM main"].fix == command
+    world.with_integration()
+    world.store_pair()
+    world.crm.tokens.revoke()
+    assert f"relay amo authorize main --stack {NAME}" in world("amo", "hooks", "main").stderr
+
+
+def test_stages_are_listed_with_their_ids(world: World) -> None:
+    """As relay.toml takes them, and which of them get notes."""
+    world.configure("32427762", "stages = [76789234]\n")
+    world.filled(long_lived_token=world.token)
+    lines = [line.split() for line in world("amo", "stages", "main").stdout.splitlines()]
+    assert ["Воронка", "Переговоры", "76789234", "yes"] in lines
+    assert ["Воронка", "Первичный", "контакт", "76789230", "no"] in lines
+    listed = json.loads(world("amo", "stages", "main", "--json").stdout)
+    assert {"id": 76789250, "name": "Новый запрос", "pipeline": "Повторные продажи"} in listed
 
 
 def test_without_a_token_for_hooks_there_is_nothing_to_show(world: World) -> None:
     world.stack.filled()
-    assert "relay secrets set amocrm.hook_token --account main" in world("amo", "hooks", "main").stderr
+    """The same command as `relay check` says."""
+    assert "relay secrets set amocrm.long_lived_token --account main" in world("amo", "hooks", "main").stderr
 
 
 def test_a_broken_relay_toml_is_told(world: World) -> None:
@@ -261,6 +310,7 @@ def test_a_long_lived_token_is_set_and_the_hooks_get_an_address(world: World) ->
 
 
 def test_an_integration_is_set_with_the_address_that_it_must_lead_back_to(world: World) -> None:
+    world.configure("32427762", f'[amocrm.accounts.second]\naccount_id = 2\nhost = "{HOST}"\n')
     result = world("secrets", "set", "amocrm.integration", "--account", "second", stdin="the-id\nthe-secret\n")
     known = read_secrets(json.dumps(world.stack.document)).amocrm["second"]
     assert (known.client_id, known.client_secret) == ("the-id", "the-secret")
@@ -286,6 +336,24 @@ def test_a_token_that_could_not_work_is_not_written(world: World, stdin: str) ->
     assert world("secrets", "set", "amocrm.long_lived_token", stdin=stdin).exit_code == 1
     assert world("secrets", "set", "amocrm.long_lived_token", "--account", "no/name", stdin="x").exit_code == 1
     assert world.stack.secretsmanager.list_secret_version_ids(SecretId=world.stack.secret)["Versions"] == []
+
+
+def test_an_account_or_a_portal_that_relay_toml_does_not_have_gets_nothing(world: World) -> None:
+    """A slip of the fingers would else stay in the secret, unread."""
+    result = world("secrets", "set", "amocrm.long_lived_token", "--account", "nope", stdin=world.token)
+    assert "relay.toml has no amoCRM account nope. It has: main." in result.stderr
+    assert result.exit_code == 1
+    result = world("secrets", "set", "bitrix24.application_token", "--portal", "nope", stdin="token")
+    assert "relay.toml has no portal nope. It would be [bitrix24.portals.nope]." in result.stderr
+    assert result.exit_code == 1
+    assert world.stack.secretsmanager.list_secret_version_ids(SecretId=world.stack.secret)["Versions"] == []
+
+
+def test_a_long_lived_token_that_does_not_look_like_one_is_set_with_a_warning(world: World) -> None:
+    assert "does not look like" in world("secrets", "set", "amocrm.long_lived_token", stdin="opaque").stderr
+    result = world("secrets", "set", "amocrm.long_lived_token", "--yes", stdin=world.token)
+    assert "does not look like" not in result.stderr
+    assert result.exit_code == 0
 
 
 def test_init_makes_addresses_for_the_hooks_of_all_accounts(world: World) -> None:
@@ -358,8 +426,34 @@ def test_the_token_of_another_account_is_told(world: World) -> None:
     world.filled(long_lived_token=world.token)
     finding = world.check()["amoCRM main"]
     assert finding.good is False
-    assert "32427762" in finding.says
+    assert "account_id is 32427762, not 1" in finding.says
     assert "amocrm.accounts.main.account_id" in finding.fix
+
+
+def test_another_subdomain_is_told(world: World) -> None:
+    """Its hooks would be refused."""
+    world.configure("32427762", 'subdomain = "former"\n')
+    world.filled(long_lived_token=world.token)
+    finding = world.check()["amoCRM main"]
+    assert finding.good is False
+    assert "subdomain is example, not former" in finding.says
+    assert "amocrm.accounts.main.subdomain" in finding.fix
+
+
+def test_stages_and_users_that_the_account_does_not_have_are_told(world: World) -> None:
+    world.filled(long_lived_token=world.token)
+    world.configure("32427762", "stages = [142, 1]\nown_user_ids = [10000698, 2]\n")
+    known = world.check()
+    assert known["stages main"].good is known["users main"].good is False
+    assert known["stages main"].says.endswith(": 1")
+    assert f"relay amo stages main --stack {NAME}" in known["stages main"].fix
+    assert known["users main"].says.endswith(": 2")
+    assert "10000702" in known["users main"].fix
+    world.configure("32427762", "stages = [142]\nown_user_ids = [10000698]\n")
+    known = world.check()
+    assert known["stages main"].good is known["users main"].good is True
+    world.crm.faults.add(Forbidden(path="/api/v4/users"))
+    assert "users main" not in world.check()
 
 
 def test_a_refused_token_and_a_hook_that_is_not_there_are_told(world: World) -> None:
@@ -406,9 +500,11 @@ def test_mistakes_of_accounts_are_told_in_words(world: World) -> None:
             "or example.kommo.com"
         ),
         "relay.toml: amocrm.accounts.main.subdomain: expected the first part of the account's host, such as example",
+        "relay.toml: amocrm.accounts.main.notes.contact: expected one of add, update, responsible, restore",
     ]
-    world.configure("1", '[amocrm.accounts.main.notes]\ncontact = ["add", "status"]\n')
-    findings = json.loads(world("check", "--offline", "--config", world.config, "--json").stdout)
-    assert [finding["says"] for finding in findings] == [
-        "relay.toml: amocrm.accounts.main.notes.contact: of status amoCRM tells for leads alone"
-    ]
+
+
+def test_a_name_that_cannot_be_is_told_in_words(world: World) -> None:
+    world.config.write_text(f'[amocrm.accounts."сайт"]\naccount_id = 1\nhost = "{HOST}"\n', "utf-8")
+    [finding] = json.loads(world("check", "--offline", "--config", world.config, "--json").stdout)
+    assert "amocrm.accounts.сайт: expected a name of Latin small letters" in finding["says"]

@@ -165,6 +165,7 @@ def test_a_stack_in_good_order_passes(world: World) -> None:
         "stack",
         "secret",
         "table",
+        "queue bitrix",
         "queue callback",
         "queue lead",
         "CartelCRM",

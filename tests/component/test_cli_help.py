@@ -17,10 +17,18 @@ COMMANDS = [
     "dead-letters redrive",
     "secrets init",
     "secrets set",
+    "secrets unset",
     "secrets revoke",
     "secrets check",
     "amo authorize",
     "amo hooks",
+    "amo stages",
+    "bitrix check",
+    "bitrix address",
+    "bitrix robot install",
+    "bitrix robot list",
+    "bitrix robot remove",
+    "bitrix transfer",
     "check",
 ]
 EVENTS_AND_STACK = ["start", "status", "send", "sign"]
@@ -39,6 +47,18 @@ def test_help_names_all_commands(tmp_path: Path) -> None:
     for command in [*COMMANDS, *EVENTS_AND_STACK]:
         assert command.partition(" ")[0] in result.stdout
     assert result.exit_code == 0
+
+
+def test_send_lists_the_events_that_it_can_send(tmp_path: Path) -> None:
+    result = Cli(tmp_path)("send")
+    assert "callback_receiver/lead_approved" in result.stdout.splitlines()
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["set", "unset"])
+def test_the_names_of_secrets_are_not_broken(tmp_path: Path, command: str) -> None:
+    words = Cli(tmp_path)("secrets", command, "--help", COLUMNS="80").stdout.replace(",", " ").split()
+    assert {"cartelcrm.callback_secret", "amocrm.long_lived_token", "bitrix24.application_token"} <= set(words)
 
 
 @pytest.mark.parametrize("command", ["--help", "leads submit --help", "check", "leads show order-17", "nonsense"])

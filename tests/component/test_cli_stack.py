@@ -23,7 +23,21 @@ from tests.component.cli import CALLBACK_URL, LEADS_URL, Cli
 from workbench.cli import console, dead_letters
 
 NAME, REGION = "relay-test", "eu-central-1"
-QUEUES = ("Callback", "Lead")
+PORTALS = """
+[bitrix24.portals.partner]
+kind = "source"
+member_id = "0123456789abcdef0123456789abcdef"
+domain = "partner.bitrix24.ru"
+[bitrix24.portals.hub]
+kind = "hub"
+member_id = "fedcba9876543210fedcba9876543210"
+domain = "esb.bitrix24.ru"
+[bitrix24.routes.main]
+source = "partner"
+hub = "hub"
+stages = {"C3:READY" = "C5:NEW"}
+"""
+QUEUES = ("Bitrix", "Callback", "Lead")
 
 
 @cache
@@ -208,6 +222,7 @@ def test_the_list_has_what_waits_or_needs_somebody_and_nothing_else(deliveries: 
     result = deliveries("deliveries", "list")
     for words in ("circuit_open", "blacklisted", "ReadTimeout", "event_invalid", "OUTBOX"):
         assert words in result.stdout
+    assert "refused" in result.stdout.splitlines()
     assert "done" not in result.stdout
 
 
@@ -255,10 +270,29 @@ def test_a_delivery_is_shown_with_its_inbox_and_its_lead(deliveries: Stack, name
 
 def test_a_key_from_the_list_can_be_shown_as_it_stands_there(deliveries: Stack) -> None:
     digest = hashlib.sha256(b"+380501234567").hexdigest()
-    assert f"{digest[:12]}…" in deliveries("deliveries", "list").stdout
-    for name in (digest[:12], f"{digest[:12]}…", digest):
+    assert digest in deliveries("deliveries", "list", COLUMNS="40").stdout.splitlines()
+    for name in (digest[:12], digest):
         [item] = deliveries.json("deliveries", "show", name)
         assert item["key"] == f"quarantine#cartelcrm.callback#{digest}"
+
+
+def test_cards_and_deals_are_found_by_their_ids(stack: Stack, tmp_path: Path) -> None:
+    """What a person sees in the CRM; changes of a card have keys of their own, unless they need somebody."""
+    config = tmp_path / "relay.toml"
+    account = '[amocrm.accounts.main]\naccount_id = 1\nhost = "example.amocrm.ru"\n'
+    config.write_text(account + PORTALS, "utf-8")
+    stack.cli._world = {"config": config}
+    note, deal = "main#leads#4711#add#0", "partner#4711#main"
+    stack.claim(note, "amocrm.note").confirm({"notes": [1]})
+    stack.claim("main#leads#4711#update#17-ab", "amocrm.note").give_up("http_500")
+    stack.claim("main#leads#4711#update#18-cd", "amocrm.note").confirm({"notes": [2]})
+    stack.claim(deal, "bitrix24.deal").confirm({"id": 5})
+    assert {item["key"] for item in stack.json("deliveries", "show", "4711")} == {
+        f"effect#amocrm.note#{note}",
+        "effect#amocrm.note#main#leads#4711#update#17-ab",
+        f"effect#bitrix24.deal#{deal}",
+    }
+    assert stack("deliveries", "show", "4712").exit_code == 1
 
 
 def test_personal_data_is_printed_only_when_asked_for(deliveries: Stack) -> None:
@@ -296,6 +330,7 @@ def test_dead_letters_are_listed_with_why_and_stay_where_they_are(stack: Stack) 
     result = stack("dead-letters", "list", "--queue", "lead")
     assert "gave_up" in result.stdout
     assert "1 d" in result.stdout
+    assert "order-17" in result.stdout.splitlines()
     assert f"relay dead-letters redrive --stack {NAME}" in result.stdout
     assert "not_ours" not in result.stdout
 

@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from crm_relay import http_client
 from crm_relay.http_client import RESPONSE_LIMIT, Exchange, HttpClient, Request, Response
 from crm_relay.outcomes import OutcomeUnknown, Unreachable
 
@@ -367,8 +368,8 @@ def test_a_connection_that_died_while_idle_is_replaced(client: HttpClient) -> No
             closed.clear()
 
 
-def resolve(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
-    """Give every name these addresses; an address stays what it is."""
+def resolve(monkeypatch: pytest.MonkeyPatch, *addresses: str, are_public: bool = True) -> None:
+    """Give every name these addresses, and let them pass for public ones; an address stays what it is."""
 
     def getaddrinfo(host: str, port: int, *_: Any, **__: Any) -> list[Any]:
         found = [host] if host[0] in ":1" else addresses
@@ -376,6 +377,32 @@ def resolve(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
         return [(families[":" in address], socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    if are_public:
+        monkeypatch.setattr(http_client, "_is_public", lambda _: True)
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "10.1.2.3", "169.254.169.254", "192.168.1.1", "100.64.0.1", "::1", "fe80::1", "fc00::1"]
+)
+def test_c12_a_name_that_leads_into_our_own_network_is_not_followed(
+    client: HttpClient, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """C12: whoever controls the name; nothing was sent, so whatever it was for can wait."""
+    resolve(monkeypatch, address, are_public=False)
+    with server(answering(b"HTTP/1.1 204 No Content\r\n\r\n")) as here:
+        with pytest.raises(Unreachable, match="ConnectError"):
+            ask(client, f"http://partner.bitrix24.test:{here.rpartition(':')[2]}/")
+        assert ask(client, f"http://{here}/").status == 204
+
+
+def test_c12_of_several_addresses_only_the_public_ones_are_asked(
+    client: HttpClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C12: one private address among them is left out."""
+    with server(answering(b"HTTP/1.1 204 No Content\r\n\r\n")) as address:
+        resolve(monkeypatch, "10.255.255.1", "127.0.0.1")
+        monkeypatch.setattr(http_client, "_is_public", lambda address: address == "127.0.0.1")
+        assert ask(client, f"http://partner.bitrix24.test:{address.rpartition(':')[2]}/").status == 204
 
 
 def test_d19_the_deadline_covers_all_addresses_of_a_name(client: HttpClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ from samtranslator.yaml_helper import yaml_parse
 from typer.testing import CliRunner, Result
 
 from amo_webhook import authorize, upkeep
+from bitrix_robot import sweep
 from crm_relay.delivery.envelope import Envelope
 from tests.gateway import Response
-from tests.relay import API_KEY, CALLBACK_SECRET, HANDLERS, HOOK_TOKEN, LEAD_KEY, Clock, Relay
+from tests.relay import API_KEY, CALLBACK_SECRET, HANDLERS, HOOK_TOKEN, LEAD_KEY, URL_KEY, Clock, Relay
 from workbench import events
 from workbench.cli import app
 from workbench.cli.world import ROOT, World
 from workbench.events import Json, MissingKey, Trigger, UnknownEvent
 from workbench.sandboxes.amocrm.account import KINDS
+from workbench.sandboxes.bitrix24 import READY, add_whole_deal
 
 KEYS = {
     "lead_api_key": LEAD_KEY,
@@ -29,15 +32,25 @@ KEYS = {
     "amocrm_hook_token": HOOK_TOKEN,
     "amocrm_client_id": "client",
     "amocrm_client_secret": "client-secret",
+    "bitrix24_url_key": URL_KEY,
+    "bitrix24_application_token": "partner-token",
 }
 NAMES = events.names()
 CALLBACKS = [name for name in NAMES if name.startswith("callback_receiver/lead_")]
 HOOKS = [name for name in NAMES if events.load(name).get("routeKey", "").startswith("POST /amo/")]
-RECEIVERS = {"callback_receiver": "callback_receive", "lead_submitter": "lead_api", "amo_webhook": "amo_receive"}
+CALLS = [name for name in NAMES if events.load(name).get("routeKey", "").startswith("POST /bitrix/")]
+CALLS_ABOUT_A_DEAL = [name for name in CALLS if "installed" not in name and "not_filled_in" not in name]
+RECEIVERS = {
+    "callback_receiver": "callback_receive",
+    "lead_submitter": "lead_api",
+    "amo_webhook": "amo_receive",
+    "bitrix_robot": "bitrix_receive",
+}
 WORKERS = {
     "callback_receiver": "callback_process",
     "lead_submitter": "lead_submit",
     "amo_webhook": "amo_notes",
+    "bitrix_robot": "bitrix_transfer",
     "outbox": "outbox_drain",
 }
 
@@ -171,6 +184,65 @@ def test_amocrm_tells_of_a_disconnected_account(integrated: Relay) -> None:
 def test_the_schedule_makes_the_missing_hook(integrated: Relay) -> None:
     assert integrated.invoke("amo_upkeep", events.load("amo_webhook/upkeep"), seconds=300) == {"main": "repaired"}
     assert list(integrated.amo.hooks.subscriptions) == [f"https://relay.test/amo/{HOOK_TOKEN}"]
+
+
+@pytest.fixture
+def robotless(relay: Relay) -> Relay:
+    """The relay with a deal in the route's stage of which no robot tells: events are about a portal's first deal."""
+    relay.partner.portal = replace(relay.partner.portal, webhook_robots=())
+    add_whole_deal(relay.partner, stage=READY)
+    return relay
+
+
+@pytest.mark.parametrize("name", CALLS_ABOUT_A_DEAL)
+def test_a_call_carries_the_deal(robotless: Relay, name: str) -> None:
+    answer = play(robotless, name)
+    assert (answer.status, answer.json()["success"]) == (200, True)
+    robotless.run(120)
+    [deal] = robotless.hub.deals.values()
+    assert (deal["UF_SOURCE_DEAL_ID"], len(deal.rows)) == (1, 3)
+
+
+def test_who_waits_is_told_the_hubs_deal(robotless: Relay) -> None:
+    """As in the seed's way, with the proof that it did not ask for."""
+    answer = play(robotless, "bitrix_robot/test_call").json()
+    assert answer["esb_deal_id"] in robotless.hub.deals
+
+
+def test_a_robot_whose_form_was_not_filled_in_is_told_so(robotless: Relay) -> None:
+    answer = play(robotless, "bitrix_robot/robot_not_filled_in")
+    assert (answer.status, answer.json()) == (422, {"error": "placeholder_not_replaced"})
+
+
+def test_an_installation_is_not_believed(robotless: Relay) -> None:
+    """Its refresh token is no portal's: only a real one is known to the authorization server."""
+    secrets = robotless.secret_source()
+    partner = msgspec.structs.replace(secrets.bitrix24["partner"], client_id="client", client_secret="secret")
+    robotless.secret_source = lambda: msgspec.structs.replace(secrets, bitrix24={"partner": partner})
+    answer = play(robotless, "bitrix_robot/app_installed")
+    assert (answer.status, answer.json()) == (403, {"error": "installation_not_proven"})
+
+
+def test_an_uninstalled_app_is_told_of(robotless: Relay) -> None:
+    assert play(robotless, "bitrix_robot/app_uninstalled").json() == {"success": True}
+    assert robotless.metrics["AttentionNeeded"] == 1
+
+
+def test_a_queued_call_carries_the_deal(robotless: Relay) -> None:
+    assert play(robotless, "bitrix_robot/transfer_queued") == {"batchItemFailures": []}
+    assert len(robotless.hub.deals) == 1
+
+
+def test_the_schedule_finds_the_deal_that_no_call_told_of(robotless: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first sweep only notes where it begins."""
+    monkeypatch.setitem(HANDLERS, "bitrix_sweep", ("deals", sweep.handler))
+    event = events.load("bitrix_robot/sweep")
+    assert robotless.invoke("bitrix_sweep", event, seconds=300) == {"partner": 0}
+    missed = add_whole_deal(robotless.partner, stage=READY)
+    robotless.clock.sleep(600)
+    assert robotless.invoke("bitrix_sweep", event, seconds=300) == {"partner": 1}
+    robotless.run(120)
+    assert [deal["UF_SOURCE_DEAL_ID"] for deal in robotless.hub.deals.values()] == [missed.id]
 
 
 def test_the_schedule_drains_an_empty_outbox(relay: Relay) -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from workbench.cli import app, start
 from workbench.cli.world import World
-from workbench.local_crms import AmoCrm, CartelCrm, LocalCrm
+from workbench.local_crms import AmoCrm, Bitrix24, CartelCrm, LocalCrm
 from workbench.local_relay import LocalRelay, Metrics
 from workbench.sandboxes import CartelCrmSandbox
 from workbench.story import Step, Story
@@ -21,7 +21,7 @@ class Broken:
     """A relay that is gone."""
 
     def __init__(self) -> None:
-        self.crms = {crm.name: crm for crm in (CartelCrm(), AmoCrm())}
+        self.crms = {crm.name: crm for crm in (CartelCrm(), AmoCrm(), Bitrix24())}
         self.keys = {"lead_api_key": "key", "cartelcrm_callback_secret": "secret"}
         self.metrics = Metrics()
         self.published: deque[Any] = deque()
@@ -40,7 +40,7 @@ class Broken:
 async def test_whatever_goes_wrong_is_told_and_the_story_ends() -> None:
     """Each chapter for itself; and leads live by themselves again."""
     broken, told = Broken(), list[Step]()
-    cartelcrm = broken.crms["cartelcrm"].sandbox
+    cartelcrm = broken.crms["cartelcrm"].sandboxes["cartelcrm"]
     assert isinstance(cartelcrm, CartelCrmSandbox)
     lives = cartelcrm.account.lives
     story = Story(cast("LocalRelay", broken), told.append, patience=0.0)

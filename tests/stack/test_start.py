@@ -163,6 +163,16 @@ def test_what_happens_in_amocrm_is_noted_once(status: Mapping[str, Any]) -> None
     }
 
 
+def test_a_deal_is_in_the_hub_once_and_whole(status: Mapping[str, Any]) -> None:
+    """However many calls have told of it; one from a stage that is not in the route is not there."""
+    told = {deal["told_by"]: deal for deal in status["story"]["deals"]}
+    assert list(told) == ["robot", "webhook", "JSON, waits", "robot, wrong stage"]
+    refused = told.pop("robot, wrong stage")
+    assert refused["hub_deals"] == []
+    for deal in told.values():
+        assert (len(deal["hub_deals"]), deal["contacts"], deal["rows"], deal["files"]) == (1, 2, 3, 2)
+
+
 def test_all_that_was_sent_is_done_or_refused(status: Mapping[str, Any]) -> None:
     deliveries = status["story"]["deliveries"]
     assert deliveries["cartelcrm.lead"] == {"CONFIRMED": 5, "REJECTED": 1}
@@ -170,8 +180,11 @@ def test_all_that_was_sent_is_done_or_refused(status: Mapping[str, Any]) -> None
     # A lead that a robot moves is told of more than once; each telling is settled.
     assert deliveries["amocrm.note"].keys() == {"CONFIRMED"}
     assert deliveries["amocrm.note"]["CONFIRMED"] >= 203
+    assert deliveries["bitrix24.deal"] == {"CONFIRMED": 3}
+    assert deliveries["bitrix24.transfer"].keys() == {"CONFIRMED", "REJECTED"}
     assert status["story"]["dead_letters"] == 0
     assert status["events"]["CartelCallback"] == 9
+    assert (status["events"]["DealTransferred"], status["events"]["DealTransferFailed"]) == (3, 1)
     assert [name for name, function in status["functions"].items() if function["errors"]] == []
 
 
@@ -314,7 +327,7 @@ def test_with_real_credentials_nothing_is_played(tmp_path: Path) -> None:
         here.until(READY)
         assert "real" in here.output
         assert "bus-2002" not in here.output
-        assert set(here.known["sandboxes"]) == {"amocrm"}
+        assert set(here.known["sandboxes"]) == {"amocrm", "bitrix24_partner", "bitrix24_hub", "bitrix24_oauth"}
         assert not [name for name in here.known["secrets"] if name.startswith("cartelcrm")]
         event = json.loads(here.relay("sign", "lead_submitter/get_lead").stdout)
         answer = httpx.get(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from crm_relay.amocrm import models, notes
-from crm_relay.amocrm.models import LOST, Contact, CustomFieldGroup, Lead, Model, Note, Tag, Unsorted
+from crm_relay.amocrm.models import LOST, Contact, CustomFieldGroup, Lead, Model, Note, Tag, Unsorted, User
 from crm_relay.amocrm.notes import PARAMS, CallParams, Params
 
 READ: dict[str, Any] = {
@@ -296,3 +296,52 @@ def test_a_note_is_written_with_what_was_set() -> None:
     }
     call = Note(entity_id=5, note_type="call_in", params=CallParams(phone="1", duration=5))
     assert call.changes()["params"] == {"phone": "1", "duration": 5}
+
+
+def test_a_password_is_forgotten_once_it_is_written() -> None:
+    """Nothing keeps it that may be logged, stored or sent again."""
+    user = User(name="Пётр", email="petr@example.com", password="a-long-password")
+    user.settle({"id": 7, "name": "Пётр", "email": "petr@example.com", "request_id": "0"})
+    assert (user.id, user.password, user.changes()) == (7, None, {})
+    assert "a-long-password" not in repr(vars(user)) + repr(user.__pydantic_private__)
+
+
+PARTS = [
+    (models.Account, "task_types", [{"id": 1, "name": "Звонок", "code": "FOLLOW_UP"}], models.TaskType),
+    (models.Account, "users_groups", [{"id": 0, "name": "Отдел", "uuid": None}], models.UsersGroup),
+    (models.Account, "amojo_rights", {"can_direct": True, "new": 1}, models.AmojoRights),
+    (models.Account, "datetime_settings", {"timezone": "Europe/Moscow"}, models.DateTimeSettings),
+    (models.Account, "invoices_settings", {"lang": "ru", "invoices_catalog_id": 7}, models.InvoicesSettings),
+    (models.Status, "descriptions", [{"id": 1, "level": "newbie", "description": "x"}], models.StatusDescription),
+    (models.Source, "services", [{"type": "whatsapp", "pages": [{"id": "1"}]}], models.SourceService),
+    (models.ChatTemplate, "buttons", [{"type": "url", "text": "Сайт", "url": "https://example.com"}], models.Button),
+    (models.ChatTemplate, "attachment", {"type": "file", "id": "u"}, models.Attachment),
+    (models.File, "previews", [{"download_link": "https://example.com", "width": 5}], models.FilePreview),
+    (models.CatalogElement, "warning", {"message": "x"}, models.InvoiceWarning),
+    (models.Widget, "settings_template", [{"key": "login", "is_required": True}], models.SettingTemplate),
+]
+
+
+@pytest.mark.parametrize(("whole", "name", "raw", "kind"), PARTS, ids=lambda value: getattr(value, "__name__", ""))
+def test_what_is_inside_has_a_model_too(whole: type[Model], name: str, raw: Any, kind: type[Model]) -> None:
+    """It is written as it was read; PHP's empty list for an empty object harms nobody."""
+    read = whole.read({"id": 7, name: raw})
+    part = getattr(read, name)
+    assert isinstance(part[0] if isinstance(part, list) else part, kind)
+    assert read.changes() == {}
+    written = read.written()
+    assert (written.get(name) or written["_embedded"][name]) == raw
+    assert whole.read({"id": 7, name: []}).changes() == {}
+
+
+@pytest.mark.parametrize("category", models.METADATA)
+def test_what_is_told_of_an_incoming_lead_is_typed_by_its_category(category: str) -> None:
+    """Also of a lead that complex creation makes, where the category is inside."""
+    raw = {"received_at": 5, "source_name": "x", "form_id": "1"}
+    read = Unsorted.read({"uid": "u", "category": category, "metadata": raw})
+    assert type(read.metadata) is models.METADATA[category]
+    assert read.written()["metadata"] == raw
+    lead = Lead.model_validate({"name": "Окна", "metadata": {"category": category, "form_id": "1"}})
+    assert type(lead.metadata) is models.METADATA[category]
+    assert lead.written()["_embedded"]["metadata"] == {"category": category, "form_id": "1"}
+    assert type(Unsorted.read({"category": "new", "metadata": raw}).metadata) is models.Metadata

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from crm_relay.amocrm.client import Problem
 from crm_relay.amocrm.oauth import (
     LONGEST_REFRESH,
     STATE_SECONDS,
@@ -247,6 +248,42 @@ def test_a_moved_account_is_followed_after_a_lost_answer_too() -> None:
     assert sum(request.deadline for request in driven.requests) == LONGEST_REFRESH
 
 
+@pytest.mark.parametrize(
+    ("answers", "old"),
+    [
+        ([], pair(access="opaque")),
+        ([says(401, {"hint": "another"})], pair()),
+        ([says(200, {"domain": "example.amocrm.ru"})], pair()),
+    ],
+    ids=["no API domain", "refused there", "not moved"],
+)
+def test_a_dead_token_tells_what_amocrm_said_of_it(answers: list[Response], old: TokenPair) -> None:
+    """The first refusal, at the account itself; without the secrets that were sent."""
+    driven = refreshed(says(401, REVOKED, {"x-request-id": "r-1"}), *answers, old=old)
+    assert isinstance(driven.outcome, Unauthorized)
+    assert str(driven.outcome) == "http_401"
+    problem = Problem.of(driven.outcome)
+    assert problem is not None
+    assert (problem.path, problem.status, problem.title) == ("/oauth2/access_token", 401, "Token error")
+    assert (problem.hint, problem.request_id, problem.body) == ("Token has been revoked", "r-1", None)
+
+
+def test_every_question_tells_what_went_wrong() -> None:
+    """Whoever asks amoCRM's support needs the request."""
+    for question in (
+        exchange_code(APP, "example.amocrm.ru", "c", now=NOW),
+        exchange_api_key(APP, "example.amocrm.ru", "a@example.com", "the-key", now=NOW),
+        account_domain("example.amocrm.ru", "the-token", now=NOW),
+        current_host(pair(), now=NOW),
+    ):
+        outcome = drive(question, says(400, REVOKED)).outcome
+        assert outcome is not None
+        problem = Problem.of(outcome)
+        assert problem is not None
+        assert problem.hint == "Token has been revoked"
+        assert not {"the-key", "the-token", "app-secret"} & set(map(str, vars(problem).values()))
+
+
 def test_a_revoked_token_of_an_account_that_has_not_moved_is_dead() -> None:
     """Nothing is asked twice at the same place."""
     driven = refreshed(says(401, REVOKED), says(200, {"domain": "example.amocrm.ru"}))
@@ -440,7 +477,7 @@ def test_the_button_is_amocrms_own() -> None:
     ):
         assert part in html
     assert APP.client_secret not in html
-    kommo = button(APP, "s", title="t", color="#123456", kommo=True)
+    kommo = button(APP, "s", title="t", host="example.kommo.com", color="#123456")
     assert 'class="kommo_oauth"' in kommo
     assert "https://www.kommo.com/auth/button.min.js" in kommo
     assert 'data-color="#123456"' in kommo

@@ -2,13 +2,15 @@
 
 import threading
 from dataclasses import replace
-from typing import Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from crm_relay.amocrm.client import Problem
 from crm_relay.amocrm.oauth import LONGEST_REFRESH, App, TokenPair
 from crm_relay.amocrm.session import (
+    LEASE,
     Access,
     Act,
     Limiter,
@@ -25,6 +27,9 @@ from crm_relay.outcomes import Blocked, NotExecuted, Outcome, OutcomeUnknown, Re
 from tests.exchanges import says
 from tests.relay import Clock
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 APP = App("client", "secret", "https://relay.invalid/amo")
 FOREVER = LongLivedToken("example.amocrm.ru", "the-token")
 PROBLEM = {"title": "Bad Request", "detail": "name: Оля", "status": 400}
@@ -38,12 +43,12 @@ class Hand:
         self.answers = list(answers)
         self.requests: list[Request] = []
         self.times: list[float] = []
+        self.late: Callable[[], Response] | None = None
         self.session = Session(
             access,
             Limiter(monotonic=self.clock.time),
             terms or Terms(),
             self.clock.sleep,
-            self.clock.time,
             self.clock.time,
         )
 
@@ -60,7 +65,8 @@ class Hand:
                 continue
             self.requests.append(progress.effect)
             self.times.append(self.clock.now)
-            answer = self.answers.pop(0)
+            late, self.late = self.late, None
+            answer = late() if late else self.answers.pop(0)
             if isinstance(answer, Outcome):
                 progress.throw(answer)
             else:
@@ -74,7 +80,7 @@ class Hand:
         return self.run(self.session.call("POST", "api/v4/leads", body=[{"name": "Оля"}]))
 
     def tokens(self) -> list[str]:
-        return [request.headers["Authorization"].removeprefix("Bearer ") for request in self.requests]
+        return [request.headers.get("Authorization", "").removeprefix("Bearer ") for request in self.requests]
 
 
 def pair(number: int = 1, expires_at: int = 2_000_000_000) -> TokenPair:
@@ -89,12 +95,12 @@ def granted(number: int) -> Response:
 
 
 def test_requests_keep_apart() -> None:
-    """Seven a second, evenly: no burst."""
+    """A little less than seven a second, evenly: no burst, and no eighth at the edge of a second."""
     hand = Hand(*[says(200, {"id": 1})] * 15)
     start = hand.clock.now
     for _ in range(15):
         hand.get()
-    assert [round(time - start, 3) for time in hand.times] == [round(number / 7, 3) for number in range(15)]
+    assert [round(time - start, 3) for time in hand.times] == [round(number * 1.02 / 7, 3) for number in range(15)]
 
 
 def test_threads_share_the_limiter() -> None:
@@ -105,7 +111,7 @@ def test_threads_share_the_limiter() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(round(wait, 3) for wait in waits) == [number / 10 for number in range(20)]
+    assert sorted(round(wait, 3) for wait in waits) == [round(number * 1.02 / 10, 3) for number in range(20)]
 
 
 @pytest.mark.parametrize(
@@ -153,12 +159,50 @@ def test_what_a_repeat_cannot_help_is_not_repeated(answer: Response, outcome: ty
         Hand(answer).get()
 
 
+def test_a_pause_ends_without_a_burst() -> None:
+    """Whoever waited through it goes on one after the other: amoCRM blocks those who insist.
+
+    A client that acts as another user shares the pause.
+    """
+    hand = Hand()
+    as_user = replace(hand.session, terms=Terms(context_user_id=7))
+    sessions = [hand.session, as_user] * 10
+    under_way = {number: Progress(one.call("GET", "api/v4/leads")) for number, one in enumerate(sessions)}
+    wakes = dict.fromkeys(under_way, hand.clock.now)
+    asleep: list[float] = []
+    for one in sessions:
+        one.sleep = asleep.append
+    start = hand.clock.now
+    times: list[float] = []
+    answers: dict[int, Response] = {}
+    while under_way:
+        number = min(under_way, key=lambda one: wakes[one])
+        hand.clock.now = max(hand.clock.now, wakes[number])
+        progress = under_way[number]
+        if isinstance(progress.effect, Act):
+            progress.send(progress.effect.do())
+            wakes[number] += asleep.pop() if asleep else 0.0
+        elif number in answers:
+            progress.send(answers.pop(number))
+            wakes[number] = hand.clock.now
+        elif isinstance(progress.effect, Request):
+            answers[number] = says(200, {"id": 1}) if times else says(429, {"retry_after": 5})
+            times.append(hand.clock.now)
+            wakes[number] += 0.3
+        else:
+            del under_way[number]
+    assert [round(time - start, 2) for time in times[:3]] == [0.0, 0.15, 0.29]
+    assert times[3] >= start + 5.3, "somebody asked during the pause"
+    assert len(times) == 21
+    assert min(after - before for before, after in pairwise(times)) > 0.14
+
+
 # What is sent and what is told
 
 
 def test_requests_say_who_asks() -> None:
     """User agent, library, the user to act as; the deadline is the client's."""
-    hand = Hand(says(200, {}), terms=Terms(user_agent="Stock/2", context_user_id=7, deadline=40))
+    hand = Hand(says(200, {"id": 1}), terms=Terms(user_agent="Stock/2", context_user_id=7, deadline=40))
     hand.get()
     (request,) = hand.requests
     assert request.headers["User-Agent"].startswith("Stock/2 (crm-relay/")
@@ -182,6 +226,25 @@ def test_a_refusal_tells_what_happened() -> None:
     assert Problem.of(ValueError()) is None
 
 
+def test_secrets_that_were_sent_are_not_told() -> None:
+    """A user's password, a widget's token: what reports a problem must not pass them on."""
+    hand = Hand(says(400, PROBLEM))
+    body = [
+        {
+            "name": "Оля",
+            "password": "p4ss",
+            "settings": {"apiKey": "k3y", "oauth_token": ["t0ken"], "client": {"secret": 5}},
+        }
+    ]
+    with pytest.raises(Rejected) as caught:
+        hand.run(hand.session.call("POST", "api/v4/users", body=body))
+    problem = Problem.of(caught.value)
+    assert problem is not None
+    assert problem.body == [
+        {"name": "Оля", "password": "…", "settings": {"apiKey": "…", "oauth_token": "…", "client": {"secret": "…"}}}
+    ]
+
+
 def test_a_part_of_a_file_goes_to_amocrm_alone() -> None:
     """The token with it: an address elsewhere gets neither."""
     hand = Hand(says(200, {"uuid": "u"}))
@@ -200,7 +263,7 @@ def test_a_part_of_a_file_goes_to_amocrm_alone() -> None:
 
 def test_a_pair_is_used_while_it_is_good() -> None:
     """With the integration's id."""
-    hand = Hand(says(200, {}), access=StoredTokens(APP, MemoryTokens(pair())))
+    hand = Hand(says(200, {"id": 1}), access=StoredTokens(APP, MemoryTokens(pair())))
     hand.get()
     assert hand.tokens() == ["access-1"]
     assert hand.requests[0].headers["X-Client-UUID"] == "client"
@@ -210,7 +273,7 @@ def test_a_pair_that_ends_is_refreshed_and_stored_before_it_is_used() -> None:
     """To use the new one kills the old one."""
     clock = Clock()
     store = MemoryTokens(pair(expires_at=int(clock.now) + 30), monotonic=clock.time)
-    hand = Hand(granted(2), says(200, {}), access=StoredTokens(APP, store))
+    hand = Hand(granted(2), says(200, {"id": 1}), access=StoredTokens(APP, store))
     hand.get()
     assert store.pair is not None
     assert (store.pair.refresh_token, hand.requests[1].headers["Authorization"]) == ("refresh-2", "Bearer access-2")
@@ -229,16 +292,16 @@ def test_somebody_elses_refresh_is_waited_for() -> None:
     """And its pair is used."""
     clock = Clock()
     store = MemoryTokens(pair(expires_at=0), monotonic=clock.time)
-    hand = Hand(says(200, {}), access=StoredTokens(APP, store))
+    hand = Hand(says(200, {"id": 1}), access=StoredTokens(APP, store))
     hand.clock = clock
-    assert store.claim(90)
+    claim = store.claim(90)
     waited = []
 
     def sleep(seconds: float) -> None:
         waited.append(seconds)
         if len(waited) == 3:
-            store.write(pair(2))
-            store.release()
+            assert store.write(pair(2), claim)
+            store.release(claim)
 
     hand.session = replace(hand.session, sleep=sleep)
     hand.get()
@@ -264,7 +327,36 @@ def test_a_failed_refresh_gives_the_claim_back() -> None:
     hand = Hand(says(429, {"retry_after": 500}), access=StoredTokens(APP, store))
     with pytest.raises(NotExecuted):
         hand.get()
-    assert (store.pair, store.claim(1)) == (pair(expires_at=0), True)
+    assert store.pair == pair(expires_at=0)
+    assert store.claim(1)
+
+
+def test_a_claim_outlasts_the_longest_refresh() -> None:
+    """Or the next one would begin while somebody is still at it."""
+    assert LEASE > LONGEST_REFRESH
+
+
+def test_who_was_away_for_too_long_writes_over_nothing_and_frees_nobody() -> None:
+    """Its claim lapsed during its refresh and is another's, whose pair is the newer one."""
+    clock = Clock()
+    store = MemoryTokens(pair(expires_at=0), monotonic=clock.time)
+    hand = Hand(says(200, {"id": 1}), access=StoredTokens(APP, store))
+    hand.clock = clock
+    heirs: list[object] = []
+
+    def late() -> Response:
+        clock.sleep(LEASE + 1)
+        heirs.append(store.claim(LEASE))
+        store.write(pair(3), heirs[0])
+        return granted(2)
+
+    hand.late = late
+    hand.get()
+    assert store.pair == pair(3)
+    assert hand.tokens()[-1] == "access-3"
+    assert store.claim(1) is None, "it freed the other one's claim"
+    store.release(heirs[0])
+    assert store.claim(1)
 
 
 def test_many_at_once_refresh_once() -> None:
@@ -289,7 +381,7 @@ def test_a_pair_is_looked_at_again_under_the_claim() -> None:
     slow = Progress(access.account(1_760_000_000, lambda _: None, refused=None))
     assert isinstance(slow.effect, Act)
     slow.send(slow.effect.do())  # it has looked
-    hand = Hand(granted(2), says(200, {}), access=access)
+    hand = Hand(granted(2), says(200, {"id": 1}), access=access)
     hand.get()
     while slow.effect is not None:
         assert isinstance(slow.effect, Act), "it refreshes too"
@@ -308,6 +400,10 @@ def test_a_long_lived_token_is_never_refreshed() -> None:
     hand = Hand(says(401, {}))
     with pytest.raises(Unauthorized):
         hand.get()
+    hand = Hand(says(401, PROBLEM))
+    with pytest.raises(Unauthorized, match="http_401") as caught:
+        hand.get()
+    assert Problem.of(caught.value)
     over = LongLivedToken("example.amocrm.ru", "x.eyJleHAiOjEwMDB9.x")
     assert over.expires_at == 1000
     with pytest.raises(Unauthorized):
@@ -316,10 +412,15 @@ def test_a_long_lived_token_is_never_refreshed() -> None:
 
 
 def test_files_are_where_the_account_says() -> None:
-    """It is asked once, unless the client was told."""
+    """It is asked once."""
     hand = Hand(says(200, {"drive_url": "https://drive-b.amocrm.ru"}))
     assert [hand.run(hand.session.drive()) for _ in range(2)] == ["drive-b.amocrm.ru"] * 2
-    hand = Hand(terms=Terms(drive_host="drive.kommo.com"))
+
+
+@pytest.mark.parametrize("answer", [{"id": 1}, {"id": 1, "drive_url": ""}, {"id": 1, "drive_url": None}])
+def test_an_account_that_does_not_say_has_its_files_at_its_domains_drive(answer: dict[str, Any]) -> None:
+    """Not at its own host, which knows nothing of files."""
+    hand = Hand(says(200, answer), access=LongLivedToken("example.kommo.com", "the-token"))
     assert hand.run(hand.session.drive()) == "drive.kommo.com"
 
 
@@ -328,12 +429,21 @@ def test_a_shared_budget_can_take_the_limiters_place() -> None:
 
     class Shared:
         def __init__(self) -> None:
-            self.asked = 0
+            self.left = 0
+            self.paused = 0.0
 
-        def take(self) -> None:
-            self.asked += 1
-            if self.asked == 1:
+        def take(self) -> float:
+            if not self.left:
+                self.left = 1
                 raise NotExecuted("budget_exhausted", 9.0)
+            seconds, self.paused = self.paused, 0.0
+            return seconds
+
+        def pause(self, seconds: float) -> None:
+            self.paused = seconds
+
+        def is_paused(self) -> bool:
+            return self.paused > 0
 
     hand = Hand(says(200, {"id": 1}))
     hand.session = replace(hand.session, budget=Shared())

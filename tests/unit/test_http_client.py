@@ -142,6 +142,16 @@ def test_a_response_of_just_the_cap_is_taken() -> None:
     assert client(lambda _: httpx.Response(200, content=body)).run(one(get())).content == body
 
 
+@pytest.mark.parametrize("limit", [0, 10, 2 * RESPONSE_LIMIT])
+def test_a_request_may_have_a_cap_of_its_own(limit: int) -> None:
+    """A file may be longer than an answer may, or must be shorter; nobody's URL is shown."""
+    request = Request("GET", URL, {}, response_limit=limit)
+    assert client(lambda _: httpx.Response(200, content=bytes(limit))).run(one(request)).content == bytes(limit)
+    with pytest.raises(OutcomeUnknown, match="response_too_large"):
+        client(lambda _: httpx.Response(200, content=bytes(limit + 1))).run(one(request))
+    assert URL not in repr(request)
+
+
 def drip(clock: Clock, seconds: float) -> Callable[[httpx.Request], httpx.Response]:
     class Drip(httpx.SyncByteStream):
         def __iter__(self) -> Iterator[bytes]:

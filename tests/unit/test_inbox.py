@@ -1,5 +1,6 @@
 """The inbox: durable first, remembered second; a crash may cost a copy but never a call."""
 
+import random
 import zlib
 
 import pytest
@@ -171,6 +172,15 @@ def test_the_quarantine_keeps_what_nobody_understands_once(relay: Relay, ports: 
     assert [zlib.decompress(item["body"]) for item in items] == [b"\x00odd", b"odder"]
     assert {item["reason"] for item in items} == {"internal_id_invalid"}
     assert len(relay.store.attention("QUARANTINE", limit=10)) == 2
+
+
+def test_the_quarantine_keeps_the_beginning_of_what_no_item_can_hold(relay: Relay, ports: Ports) -> None:
+    """An item of the table holds 400 KB."""
+    body = random.Random(7).randbytes(1_000_000)
+    inbox.quarantine(ports, "amocrm.hook", body, "id_invalid")
+    [item] = relay.items("quarantine#").values()
+    assert len(item["body"]) < 400_000
+    assert body.startswith(zlib.decompress(item["body"]))
 
 
 def test_what_cannot_be_put_into_quarantine_is_not_accepted(relay: Relay, ports: Ports) -> None:

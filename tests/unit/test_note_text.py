@@ -128,7 +128,7 @@ def test_texts_are_a_deployers() -> None:
     """Any of the five facts, in any words."""
     texts = AmoCrmTexts(
         lead_added="{id}/{name}/{responsible}/{created_at}/{updated_at}",
-        lead_changed="{id:>3} {name!r}",
+        lead_changed="{id} «{name}»",
         changed_field="{field}: «{after}» (было «{before}»)",
         price="Цена",
         yes="yes",
@@ -138,7 +138,7 @@ def test_texts_are_a_deployers() -> None:
     )
     after = lead(price=None, custom_fields_values=[field("checkbox", True)])
     assert note(after, lead(), texts=texts).splitlines() == [
-        "  5 'Окна'",
+        "5 «Окна»",
         "Цена: «—» (было «1 000»)",
         "Поле: «yes» (было «—»)",
     ]
@@ -303,6 +303,20 @@ def test_a_long_value_is_cut_and_a_change_behind_the_cut_still_noticed() -> None
     }
 
 
+@pytest.mark.parametrize(
+    ("title", "fields"),
+    [
+        ("Название", lambda last: {"name": "Ж" * LONGEST_VALUE + last}),
+        ("Теги", lambda last: {"_embedded": {"tags": [{"name": "Ж" * LONGEST_VALUE}, {"name": f"Я{last}"}]}}),
+    ],
+)
+def test_a_name_and_tags_that_differ_behind_the_cut_differ(title: str, fields: Callable[[str], dict[str, Any]]) -> None:
+    """What is shown is the same, and the note still says which of them changed."""
+    (line,) = changes(lead(**fields("а")), lead(**fields("б")))
+    assert line.startswith(f"{title}: Ж")
+    assert len(snapshot(lead(**fields("а")))[{"Название": "name", "Теги": "tags"}[title]]) == LONGEST_VALUE
+
+
 def test_a_value_of_just_the_length_is_whole() -> None:
     """It is not cut for nothing."""
     text = "x" * LONGEST_VALUE
@@ -387,7 +401,11 @@ def test_a_strangers_text_makes_no_line_of_its_own(break_: str) -> None:
     assert text.isprintable() or text.replace("\n", "").isprintable()
 
 
-@pytest.mark.parametrize("sign", ["\u202e", "\u2066", "\u202a", "\u2069"], ids=ascii)
+@pytest.mark.parametrize(
+    "sign",
+    ["\u202e", "\u2066", "\u202a", "\u2069", "\u061c", "\u200b", "\u200e", "\u200f", "\u2060", "\ufeff"],
+    ids=ascii,
+)
 def test_a_strangers_text_turns_no_direction(sign: str) -> None:
     """Else what follows it would read backwards."""
     assert sign not in note(lead(name=f"a{sign}b"), lead())

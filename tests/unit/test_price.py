@@ -8,7 +8,9 @@ import pytest
 
 from workbench.bench import price
 from workbench.bench.__main__ import Results
+from workbench.bench.amocrm_reading import LEADS, MOST_CPU, MOST_MEMORY, Reading
 from workbench.bench.cold_starts import RECEIVER_BUDGET, WORKER_BUDGET, ColdStart, budget
+from workbench.bench.deals import DealRates, Deals
 from workbench.bench.notes import NoteRates, Notes
 from workbench.bench.own_time import BUDGETS, OwnTime, callback_body
 from workbench.bench.price import Item, Usage, bill, billed_for, cost, item_size, standing, ticks, together
@@ -160,24 +162,33 @@ def test_the_fastest_starts_are_compared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "p99", "seconds", "calls", "missed"),
+    ("ratio", "p99", "seconds", "deals", "read", "calls", "missed"),
     [
-        (1.15, 2.0, 4.0, 3, []),
-        (1.16, 2.0, 4.0, 3, ["cold start of Function"]),
-        (1.15, 2.1, 4.0, 3, ["CPU time of a callback"]),
-        (1.15, 2.0, 4.1, 3, ["notes a second"]),
-        (1.15, 2.0, 4.0, 4, ["AWS calls per callback"]),
+        (1.15, 2.0, 4.0, 10, LEADS, 3, []),
+        (1.16, 2.0, 4.0, 10, LEADS, 3, ["cold start of Function"]),
+        (1.15, 2.1, 4.0, 10, LEADS, 3, ["CPU time of a callback"]),
+        (1.15, 2.0, 4.1, 10, LEADS, 3, ["notes a second"]),
+        (1.15, 2.0, 4.0, 9, LEADS, 3, ["deals a second"]),
+        (1.15, 2.0, 4.0, 10, LEADS - 1, 3, ["reading of leads"]),
+        (1.15, 2.0, 4.0, 10, LEADS, 4, ["AWS calls per callback"]),
     ],
 )
 def test_what_is_over_its_budget_is_named(
-    ratio: float, p99: float, seconds: float, calls: int, missed: list[str]
+    *, ratio: float, p99: float, seconds: float, deals: int, read: int, calls: int, missed: list[str]
 ) -> None:
-    """And whatever is named makes the benchmark fail."""
+    """And whatever is named makes the benchmark fail; what others take is only shown."""
     start = ColdStart("Function", (400 * ratio,), (400.0,), budget=1.15)
     times = OwnTime("callback", 3000, 0.5, p99, 2.0)
     rates = NoteRates(7.0, 5, Notes(1000, 24, seconds), Notes(25, 29, 4.0))
+    carried = DealRates(2.0, Deals(deals, 6, 1.0), Deals(8, 9, 1.0), Deals(1, 6, 3.0))
+    readings = (Reading("ours", read, 1.0, 2**20), Reading("another", LEADS, 90.0, 2**30))
     measured = Measured((usage(most_calls=calls), usage(most_calls=9)), (), (), (), "rate(1 minute)", 0)
-    assert list(Results((start,), (times,), rates, measured).missed()) == missed
+    assert list(Results((start,), (times,), rates, carried, readings, measured).missed()) == missed
+
+
+@pytest.mark.parametrize(("cpu", "memory"), [(MOST_CPU, 0), (0.0, MOST_MEMORY)])
+def test_reading_is_held_to_cpu_and_memory(cpu: float, memory: int) -> None:
+    assert not Reading("ours", LEADS, cpu, memory).is_fast_enough
 
 
 def test_notes_are_compared_as_ratio() -> None:

@@ -158,6 +158,179 @@ def test_the_environment_is_typed() -> None:
         read_environment({"RELAY_CONFIG": "/opt/relay.toml", "TABLE_NAME": ""})
 
 
+# Bitrix24
+
+PORTALS = f"""
+[bitrix24.portals.partner]
+kind = "source"
+member_id = "{"0a" * 16}"
+domain = "partner.bitrix24.ru"
+
+[bitrix24.portals.esb]
+kind = "hub"
+member_id = "{"0b" * 16}"
+domain = "esb.bitrix24.ru"
+host = "127.0.0.1:8006"
+"""
+ROUTE = """
+[bitrix24.routes.main]
+source = "partner"
+hub = "esb"
+stages = {"C3:READY" = "C5:NEW"}
+"""
+MAP = """
+title = "{title} ({portal} №{id})"
+responsible = "gleb@example.com"
+contacts = "ids"
+on_repeat = "update"
+max_file_bytes = 10_000_000
+source_portal_field = ""
+
+[bitrix24.routes.main.fields]
+OPPORTUNITY = "OPPORTUNITY"
+COMPANY_ID = "UF_PARTNER_COMPANY_ID"
+UF_CRM_DELIVERY = {to = "UF_CRM_DELIVERY", match = "xml_id", values = {"Почта" = "Курьер"}, default = "Самовывоз"}
+
+[bitrix24.routes.main.constants]
+SOURCE_ID = "PARTNER"
+UF_CRM_TAGS = ["a", "b"]
+
+[bitrix24.routes.main.products]
+table = {"101" = 2001}
+match = "xml_id"
+source_catalogs = [15, 16]
+hub_catalogs = [25]
+"""
+
+
+def test_portals_and_routes_are_read(load: Callable[[str], Settings]) -> None:
+    """As an administrator of Bitrix24 names things; a portal's API is at its domain unless told otherwise."""
+    bitrix24 = load(PORTALS + ROUTE + MAP).bitrix24
+    partner, esb = bitrix24.portals["partner"], bitrix24.portals["esb"]
+    assert (partner.host, esb.host, partner.requests_per_second) == ("partner.bitrix24.ru", "127.0.0.1:8006", 2.0)
+    route = bitrix24.routes["main"]
+    assert route.stages == {"C3:READY": "C5:NEW"}
+    assert route.targets == {
+        "OPPORTUNITY": "OPPORTUNITY",
+        "COMPANY_ID": "UF_PARTNER_COMPANY_ID",
+        "UF_CRM_DELIVERY": "UF_CRM_DELIVERY",
+    }
+    assert route.constants == {"SOURCE_ID": "PARTNER", "UF_CRM_TAGS": ("a", "b")}
+    assert route.products.table == {"101": 2001}
+    assert (route.source_portal_field, route.source_deal_field) == ("", "UF_SOURCE_DEAL_ID")
+
+
+def test_a_route_needs_only_its_ends_and_stages(load: Callable[[str], Settings]) -> None:
+    """Everything else is the seed's way."""
+    route = load(PORTALS + ROUTE).bitrix24.routes["main"]
+    assert (route.contacts, route.on_repeat, route.max_file_bytes) == ("find_or_create", "nothing", 30_000_000)
+    assert (route.source_portal_field, route.transfer_date_field) == ("UF_SOURCE_PORTAL", "UF_TRANSFER_DATE")
+    assert load("").bitrix24.texts.transferred.format(id=1, hub_id=2) == "✅ Сделка #1 передана в ЕСБ, №2"
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "expected"),
+    [
+        (PORTALS.replace("0a" * 16, "0A" * 16), "bitrix24.portals", "regex"),
+        (PORTALS.replace("0a" * 16, "0b" * 16), "bitrix24", "portals: each has a member_id of its own"),
+        (PORTALS.replace('"hub"', '"target"'), "bitrix24.portals", "Invalid enum value 'target'"),
+        (PORTALS.replace("partner.bitrix24.ru", "https://partner.bitrix24.ru"), "bitrix24.portals", "regex"),
+        (PORTALS.replace("partner.bitrix24.ru", "partner.bitrix24.ru."), "bitrix24.portals", "regex"),
+        (PORTALS.replace("partner.bitrix24.ru", "PARTNER.bitrix24.ru"), "bitrix24.portals", "regex"),
+        (PORTALS.replace("partner.bitrix24.ru", "169.254.169.254"), "bitrix24.portals", "regex"),
+        (PORTALS.replace("127.0.0.1:8006", "10.0.0.1:80"), "bitrix24.portals", "regex"),
+        (PORTALS + "requests_per_second = 6", "requests_per_second", "<= 5"),
+        (PORTALS + ROUTE.replace('"partner"', '"esb"'), "routes.main.source", 'a portal of kind "source": partner'),
+        (PORTALS + ROUTE.replace('"esb"', '"partner"'), "routes.main.hub", 'a portal of kind "hub": esb'),
+        (PORTALS + ROUTE.replace('"partner"', '"partners"'), "routes.main.source", "expected a portal of kind"),
+        (PORTALS + ROUTE.replace('{"C3:READY" = "C5:NEW"}', "{}"), "bitrix24.routes", "length >= 1"),
+        (PORTALS + ROUTE.replace("C3:READY", "C0:READY"), "bitrix24.routes", "regex"),
+        (
+            PORTALS + ROUTE + 'title = "{name}"',
+            "bitrix24.routes",
+            "title: only these placeholders may be used",
+        ),
+        (PORTALS + ROUTE + 'contacts = "create"', "bitrix24.routes", "Invalid enum value 'create'"),
+        (PORTALS + ROUTE + 'responsible = "gleb"', "bitrix24.routes", "regex"),
+        (PORTALS + ROUTE + "max_file_bytes = -1", "bitrix24.routes", ">= 0"),
+        (PORTALS + ROUTE + 'fields = {ufCrm = "UF_CRM_1"}', "bitrix24.routes", "regex"),
+        (PORTALS + ROUTE + 'fields = {UF_A = {too = "UF_B"}}', "bitrix24.routes", "unknown field `too`"),
+        (
+            PORTALS + ROUTE + 'fields = {STAGE_ID = "STAGE_ID"}',
+            "bitrix24.routes",
+            "is not for a map, see stages",
+        ),
+        (PORTALS + ROUTE + 'fields = {UF_A = {to = "CONTACT_ID"}}', "bitrix24.routes", "CONTACT_ID is not for a map"),
+        (PORTALS + ROUTE + 'constants = {TITLE = "x"}', "bitrix24.routes", "TITLE: TITLE is not for a map, see title"),
+        (
+            PORTALS + ROUTE + 'products = {match = "name"}',
+            "bitrix24.routes",
+            "source_catalogs and hub_catalogs expected",
+        ),
+        (PORTALS + ROUTE + 'products = {table = {"x" = 1}}', "bitrix24.routes", "regex"),
+        ('[bitrix24.texts]\nfailed = "{text}"', "bitrix24.texts", "failed: only these placeholders may be used: {id}"),
+        ('[bitrix24]\noauth_host = "evil.com"', "bitrix24.oauth_host", "regex"),
+        ('[bitrix24]\noauth_host = "oauth.bitrix.info.evil.com"', "bitrix24.oauth_host", "regex"),
+    ],
+)
+def test_a_mistake_in_bitrix24_is_named(load: Callable[[str], Settings], text: str, key: str, expected: str) -> None:
+    """Which key, and what belongs there."""
+    with pytest.raises(ConfigurationError) as mistake:
+        load(text)
+    for part in ("relay.toml: ", key, expected):
+        assert part in str(mistake.value)
+
+
+@pytest.mark.parametrize("text", ["{name.__class__}", "{name[0]}", "{name!r}", "{id:9}", "{}", "{0}", "{client}"])
+def test_a_placeholder_is_one_of_the_known_and_nothing_more(load: Callable[[str], Settings], text: str) -> None:
+    """Whoever edits texts learns which one is wrong."""
+    with pytest.raises(ConfigurationError) as mistake:
+        load(f'[amocrm.texts]\nlead_added = "Сделка {text}"')
+    assert "lead_added: only these placeholders may be used: {id}, {name}" in str(mistake.value)
+    assert str(mistake.value).endswith(f"there is {text}")
+    assert load('[amocrm.texts]\nlead_added = "{{}} {name}"').amocrm.texts.lead_added == "{{}} {name}"
+
+
+@pytest.mark.parametrize("text", ["{", "}", "{name", "name}"])
+def test_a_brace_alone_is_a_mistake(load: Callable[[str], Settings], text: str) -> None:
+    with pytest.raises(ConfigurationError, match="there is a brace alone"):
+        load(f'[amocrm.texts]\nlead_added = "{text}"')
+
+
+BITRIX24_SECRETS = {
+    "url_key": f"{CANARY}-0123456789abcdef",
+    "webhook_url": f"https://esb.bitrix24.ru/rest/1/{CANARY}/",
+    "application_token": CANARY,
+    "client_id": "local.5c8bb1b0891cf2.87252039",
+    "client_secret": CANARY,
+}
+
+
+def test_a_portals_secrets_are_read_and_do_not_show() -> None:
+    """Beside those of the other CRMs."""
+    secrets = read_secrets(json.dumps({"bitrix24": {"esb": BITRIX24_SECRETS}}))
+    assert secrets.bitrix24["esb"].webhook_url == BITRIX24_SECRETS["webhook_url"]
+    assert CANARY not in f"{secrets} {secrets.bitrix24}"
+
+
+@pytest.mark.parametrize(
+    "secrets",
+    [
+        {"webhook_url": f"https://esb.bitrix24.ru/rest/{CANARY}/"},
+        {"webhook_url": f"https://esb.bitrix24.ru/rest/1/{CANARY}/crm.deal.add.json"},
+        {"webhook_url": f"https://esb.bitrix24.ru@evil.com/rest/1/{CANARY}/"},
+        {"url_key": CANARY},
+        {"url_key": f"{CANARY}/0123456789abcdef"},
+    ],
+    ids=repr,
+)
+def test_a_mistake_in_a_portals_secrets_is_named_without_a_value(secrets: dict[str, str]) -> None:
+    """A webhook's URL without its user, a URL key that can be guessed."""
+    with pytest.raises(ConfigurationError, match=r"secret: bitrix24") as mistake:
+        read_secrets(json.dumps({"bitrix24": {"esb": secrets}}))
+    assert CANARY not in str(mistake.value)
+
+
 # The secret
 
 

@@ -592,11 +592,17 @@ def test_traffic_moves_as_the_parameter_says_and_back_when_functions_fail(deploy
         if resource["Type"] == "AWS::CodeDeploy::DeploymentGroup"
     ]
     assert len(groups) == len(of_type(FUNCTION))
+    error_alarms = [
+        name
+        for name, alarm in of_type(ALARM).items()
+        if {"Errors"} == {stats["Metric"]["MetricName"] for stats in metric_stats(alarm)}
+    ]
+    assert len(error_alarms) == 2
     for group in groups:
         assert group["DeploymentConfigName"]["Fn::Sub"][1] == {"ConfigName": deployment}
         assert group["AlarmConfiguration"] == {
             "Enabled": True,
-            "Alarms": [{"Name": {"Ref": "FunctionErrorsAlarm"}}],
+            "Alarms": [{"Name": {"Ref": name}} for name in error_alarms],
         }
 
 

@@ -31,7 +31,7 @@ class Bench:
     relay: Relay
     job: Callable[[Envelope, Claim], Mapping[str, Any]] = lambda _, __: {"id": "7"}
     done: list[str] = field(default_factory=list)
-    ready: Callable[[], None] = lambda: None
+    ready: Callable[[Envelope], None] = lambda _: None
     random: Callable[[], float] = lambda: 0.5
 
     @property
@@ -51,7 +51,7 @@ class Bench:
 
     @property
     def worker(self) -> Worker:
-        return Worker(self.ports, each(self.do), needs_seconds=20, give_up_after=DAY, ready=lambda: self.ready())  # noqa: PLW0108
+        return Worker(self.ports, each(self.do), needs_seconds=20, give_up_after=DAY, ready=lambda _: self.ready(_))  # noqa: PLW0108
 
     def send(self, *keys: str) -> None:
         for key in keys:
@@ -378,7 +378,7 @@ def test_another_payload_under_a_known_key_is_a_dead_letter(bench: Bench) -> Non
 
 def test_a_closed_account_leaves_messages_untouched(bench: Bench) -> None:
     """While there is no sense in trying, nothing is claimed, and the message waits as long as it is told."""
-    bench.ready = lambda: (_ for _ in ()).throw(NotExecuted("account_paused", retry_after=200))
+    bench.ready = lambda _: (_ for _ in ()).throw(NotExecuted("account_paused", retry_after=200))
     bench.send("e1")
     assert bench.run() == ["e1"]
     assert bench.relay.items("effect#") == {}
@@ -394,6 +394,18 @@ def test_a_message_that_waited_for_a_day_is_given_up(bench: Bench) -> None:
     bench.wait()
     assert bench.run() == []
     assert [reason for _, reason in bench.dead] == ["gave_up"]
+
+
+def test_somebody_is_told_of_messages_that_wait_for_long(bench: Bench) -> None:
+    """After a quarter of an hour, once for all of a batch: SQS' age leaves out what comes again and again."""
+    bench.job = raising(NotExecuted("rate_limited"))
+    bench.send("e1", "e2")
+    assert len(bench.run()) == 2
+    assert not [line for line in bench.relay.logs if line["message"] == "messages have been waiting for long"]
+    bench.relay.clock.sleep(1000)
+    assert len(bench.run()) == 2
+    [line] = [line for line in bench.relay.logs if line["message"] == "messages have been waiting for long"]
+    assert (line["messages"], line["oldest_seconds"]) == (2, 1000)
 
 
 def test_a_dead_letter_that_cannot_be_sent_stays_in_the_queue(bench: Bench) -> None:

@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from workbench.bench import cold_starts, notes, own_time, price, usage
+from workbench.bench import amocrm_reading, cold_starts, deals, notes, own_time, price, usage
+from workbench.bench.amocrm_reading import Reading
 from workbench.bench.cold_starts import ColdStart
+from workbench.bench.deals import DealRates, Deals
 from workbench.bench.notes import NoteRates, Notes
 from workbench.bench.own_time import OwnTime
 from workbench.bench.price import Architecture, Bill, Item, Usage
@@ -32,6 +34,9 @@ class Results:
     starts: tuple[ColdStart, ...]
     times: tuple[OwnTime, ...]
     notes: NoteRates
+    deals: DealRates
+    readings: tuple[Reading, ...]
+    """Ours first."""
     measured: Measured
 
     def missed(self) -> Iterator[str]:
@@ -40,6 +45,10 @@ class Results:
         yield from (f"CPU time of a {each.what}" for each in self.times if not each.kept)
         if not self.notes.kept:
             yield "notes a second"
+        if not self.deals.kept:
+            yield "deals a second"
+        if not self.readings[0].is_fast_enough:
+            yield "reading of leads"
         if not self.measured.kept:
             yield "AWS calls per callback"
 
@@ -50,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=15, help="cold starts of each function (15)")
     parser.add_argument("--samples", type=int, default=20, help="leads and callbacks whose AWS calls are counted (20)")
     parser.add_argument("--notes", type=int, default=3000, help="notes that are written to amoCRM's sandbox (3000)")
+    parser.add_argument("--deals", type=int, default=500, help="deals that are carried by Bitrix24's sandboxes (500)")
     parser.add_argument("--built", type=Path, default=ROOT / ".aws-sam/build-x86_64", help="what to measure")
     options = parser.parse_args(arguments)
     if not (options.built / "template.yaml").is_file():
@@ -76,11 +86,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 async def _measure(options: argparse.Namespace, console: Console) -> Results:
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("Starting AWS on this machine", total=options.rounds + len(own_time.BUDGETS) + 10)
+        task = progress.add_task("Starting AWS on this machine", total=options.rounds + len(own_time.BUDGETS) + 15)
 
         def tick() -> None:
             progress.advance(task)
 
+        progress.update(task, description="Reading leads of amoCRM")
+        read = amocrm_reading.measure()
+        tick()
         async with built(options.built.resolve()) as stack:
             progress.update(task, description="Cold starts")
             starts = cold_starts.measure(stack, options.rounds, tick)
@@ -89,9 +102,12 @@ async def _measure(options: argparse.Namespace, console: Console) -> Results:
             times = own_time.measure(plans, tick)
             progress.update(task, description="Notes of amoCRM")
             written = await notes.measure(stack.blueprint, options.notes, tick)
+            progress.update(task, description="Deals of Bitrix24")
+            carried = deals.measure(stack.blueprint, options.deals, tick)
             progress.update(task, description="AWS calls")
             seconds = {start.function: min(start.durations) / 1000 for start in starts}
-            return Results(starts, times, written, usage.measure(stack, seconds, options.samples, tick))
+            used = usage.measure(stack, seconds, options.samples, tick)
+            return Results(starts, times, written, carried, read, used)
 
 
 def _print(results: Results, console: Console) -> None:
@@ -115,6 +131,8 @@ def _print(results: Results, console: Console) -> None:
         _cold_starts(results.starts),
         _own_times(results.times),
         _notes(results.notes),
+        _deals(results.deals),
+        _readings(results.readings),
         _aws_calls(measured),
         _prices(prices),
     ):
@@ -157,6 +175,35 @@ def _notes(rates: NoteRates) -> Table:
     figure = _judged(f"{together.per_second:.1f}", kept=rates.kept)
     row(f"many a request, {rates.workers} workers", together, f"{rates.ratio:.0f}", f"{notes.GOAL:.0f}", figure)
     row("one a request", alone, "1", "", f"{alone.per_second:.1f}")
+    return table
+
+
+def _deals(rates: DealRates) -> Table:
+    title = f"Deals to Bitrix24's hub, {rates.limit:.0f} requests a second, {deals.LATENCY * 1000:.0f} ms each"
+    table = _table(title, "deals", "requests", "a second", "times", "goal")
+
+    def row(way: str, carried: Deals, times: str, goal: str, figure: str) -> None:
+        table.add_row(way, str(carried.deals), str(carried.requests), figure, times, goal)
+
+    together, contacts, alone = rates.together, rates.with_contacts, rates.one_by_one
+    figure = _judged(f"{together.per_second:.1f}", kept=rates.kept)
+    row("fifty a request, three rows each", together, f"{rates.ratio:.0f}", f"{deals.GOAL:.0f}", figure)
+    row("and a new contact each", contacts, "", "", f"{contacts.per_second:.1f}")
+    row("a request for each step, no contacts", alone, "1", "", f"{alone.per_second:.2f}")
+    return table
+
+
+def _readings(readings: Sequence[Reading]) -> Table:
+    title = f"Reading {amocrm_reading.LEADS:,} leads of amoCRM, 250 a page"
+    table = _table(title, "leads", "CPU", "budget", "memory", "budget")
+    for reading in readings:
+        cpu, memory = f"{reading.cpu:.2f} s", f"{reading.memory / 2**20:.1f} MB"
+        if reading is readings[0]:
+            cpu, memory = (_judged(figure, kept=reading.is_fast_enough) for figure in (cpu, memory))
+            most = f"{amocrm_reading.MOST_CPU:.0f} s", f"{amocrm_reading.MOST_MEMORY / 2**20:.0f} MB"
+        else:
+            most = "", ""
+        table.add_row(reading.client, str(reading.leads), cpu, most[0], memory, most[1])
     return table
 
 

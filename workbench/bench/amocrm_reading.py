@@ -44,7 +44,7 @@ class Reading:
         return self.leads == LEADS and self.cpu < MOST_CPU and self.memory < MOST_MEMORY
 
 
-def measure() -> list[Reading]:
+def measure() -> tuple[Reading, ...]:
     """Have each client read all leads, in a process of its own, over a real socket."""
     us = Integration(
         client_id="client",
@@ -56,17 +56,7 @@ def measure() -> list[Reading]:
     sandbox = AmoCrmSandbox(account, clock=time.time, random=Random(7))
     sandbox.add("leads", name="Окна", copies=LEADS, custom_fields_values=_FIELDS)
     with _served(sandbox) as host:
-        return [_read(client, host, sandbox.long_lived_token("client")) for client in CLIENTS]
-
-
-def table(readings: list[Reading]) -> str:
-    """Return the figures as lines of text."""
-    lines = [f"Reading {LEADS:,} leads with {len(_FIELDS)} custom fields each, 250 a page"]
-    lines += [
-        f"  {reading.client:<12} {reading.cpu:6.2f} s of CPU   {reading.memory / 2**20:6.1f} MB over the client at rest"
-        for reading in readings
-    ]
-    return "\n".join(lines)
+        return tuple(_read(client, host, sandbox.long_lived_token("client")) for client in CLIENTS)
 
 
 def _read(client: str, host: str, token: str) -> Reading:
@@ -89,7 +79,3 @@ def _served(sandbox: AmoCrmSandbox) -> Iterator[str]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
-
-
-if __name__ == "__main__":
-    print(table(measure()))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -20,6 +21,7 @@ from crm_relay.settings import (
     AmoCrmAccount,
     AmoCrmSecrets,
     AmoCrmSettings,
+    Bitrix24Secrets,
     CallbackSecret,
     CartelCrmSecrets,
     Secrets,
@@ -28,14 +30,17 @@ from crm_relay.settings import (
 )
 from crm_relay.signing import signature_headers
 from workbench import sandboxes
+from workbench.bench.deals import bitrix24_settings
 from workbench.bench.here import FunctionHere
+from workbench.sandboxes.bitrix24 import PARTNER
+from workbench.sandboxes.bitrix24.oauth import SERVER_ENDPOINT
 from workbench.stack.blueprint import FunctionPlan
 
 SECRET = "benchmark"  # noqa: S105 (it protects nothing)
 BUDGETS = {1: 1.0, 10: 2.0, 256: 20.0}
 """Milliseconds at the 99th percentile of a callback, by the body's size in KB."""
 HOOK_BUDGET = 5.0
-"""Milliseconds at the 99th percentile of a typical hook."""
+"""Milliseconds at the 99th percentile of a typical hook of amoCRM, and of a call of Bitrix24."""
 
 _SAMPLES = {1: 3000, 10: 3000, 256: 900}
 _HOOKS = 3000
@@ -78,9 +83,11 @@ def measure(plans: Mapping[str, FunctionPlan], tick: Callable[[], None]) -> tupl
     )
     plan = plans["callback_receiver.receive.handler"]
     settings = with_amocrm(load_settings(Path(plan.environment["RELAY_CONFIG"])))
+    settings = msgspec.structs.replace(settings, bitrix24=bitrix24_settings())
     instead = (ports, settings, secrets)
     callbacks = FunctionHere(plan, {}, instead)
     hooks = FunctionHere(plans["amo_webhook.receive.handler"], {}, instead)
+    calls = FunctionHere(plans["bitrix_robot.receive.handler"], {}, instead)
     times = []
     for kilobytes, budget in BUDGETS.items():
         events = (callback_event(kilobytes * 1024) for _ in range(_WARM_UP + _SAMPLES[kilobytes]))
@@ -88,6 +95,9 @@ def measure(plans: Mapping[str, FunctionPlan], tick: Callable[[], None]) -> tupl
         tick()
     events = (hook_event(changed_lead(number)) for number in range(_WARM_UP + _HOOKS))
     times.append(_timed("hook on a lead with two custom fields", hooks, events, queue, HOOK_BUDGET))
+    tick()
+    events = (call_event(changed_deal(number)) for number in range(_WARM_UP + _HOOKS))
+    times.append(_timed("call of Bitrix24 on a deal", calls, events, queue, HOOK_BUDGET))
     tick()
     return tuple(times)
 
@@ -102,7 +112,7 @@ def _timed(
     spent = []
     for event in events:
         invocation = receiver.invoke(event)
-        assert invocation.answer["body"] == '{"ok":true}', invocation
+        assert invocation.answer["statusCode"] == 200, invocation
         assert queue.messages
         spent.append(invocation.cpu * 1000)
         queue.messages.clear()
@@ -113,10 +123,11 @@ def _timed(
 
 
 def secrets() -> Secrets:
-    """Return what callbacks are signed with, and the token in the path of hooks."""
+    """Return what callbacks are signed with, and what hooks and calls have in their path."""
     return Secrets(
         cartelcrm=CartelCrmSecrets(callback_secrets=(CallbackSecret(SECRET),)),
         amocrm={"benchmark": AmoCrmSecrets(hook_token=SECRET, long_lived_token=SECRET)},
+        bitrix24={"partner": Bitrix24Secrets(url_key=SECRET, application_token=SECRET)},
     )
 
 
@@ -124,6 +135,26 @@ def with_amocrm(settings: Settings, **terms: Any) -> Settings:
     """Return settings with an account of amoCRM, the sandbox's; `terms` are other settings of it."""
     account = AmoCrmAccount(account_id=_SANDBOX.id, subdomain=_SANDBOX.subdomain, **{"host": _SANDBOX.host, **terms})
     return msgspec.structs.replace(settings, amocrm=AmoCrmSettings(accounts={"benchmark": account}))
+
+
+def changed_deal(number: int) -> bytes:
+    """Return the body with which an outgoing webhook of Bitrix24 tells of a deal."""
+    auth = {
+        "domain": PARTNER.domain,
+        "client_endpoint": PARTNER.endpoint,
+        "server_endpoint": SERVER_ENDPOINT,
+        "member_id": PARTNER.member_id,
+        "application_token": SECRET,
+    }
+    told = {"event": "ONCRMDEALUPDATE", "event_handler_id": 975, "data[FIELDS][ID]": 1 + number, "ts": 1_750_000_000}
+    return urlencode(told | {f"auth[{name}]": value for name, value in auth.items()}).encode()
+
+
+def call_event(body: bytes) -> dict[str, Any]:
+    """Return a call of Bitrix24 as API Gateway hands it over."""
+    headers = {"content-type": "application/x-www-form-urlencoded", "user-agent": "Bitrix24 Webhook Engine"}
+    event = http_event("POST /bitrix/{url_key}", body, headers)
+    return {**event, "rawPath": f"/bitrix/{SECRET}", "pathParameters": {"url_key": SECRET}}
 
 
 def changed_lead(number: int) -> bytes:

@@ -19,6 +19,7 @@ _COMMANDS = {
     "dead-letters": "workbench.cli.dead_letters:app",
     "secrets": "workbench.cli.secrets:app",
     "amo": "workbench.cli.amo:app",
+    "bitrix": "workbench.cli.bitrix:app",
     "check": "workbench.cli.check:check",
 }
 """Where each command is. A command's module is imported when it is asked for: boto3 and pydantic take their time."""

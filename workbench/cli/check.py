@@ -1,6 +1,6 @@
 """`relay check`: whether everything is as it must be, and if not, what to do about it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,14 +42,19 @@ def check(
     [dim]$[/] relay check --offline
     """
     world: World = ctx.obj
-    findings = []
-    for finding in _findings(world, config or world.config, stack, region, offline=offline):
-        findings.append(finding)
+    report(_findings(world, config or world.config, stack, region, offline=offline), as_json=as_json)
+
+
+def report(findings: Iterable[Finding], *, as_json: bool) -> None:
+    """Print findings as they come, and end with exit code 1 if one of them is bad."""
+    told = []
+    for finding in findings:
+        told.append(finding)
         if not as_json:
             _print(finding)
     if as_json:
-        print_json([asdict(finding) for finding in findings])
-    if any(finding.good is False for finding in findings):
+        print_json([asdict(finding) for finding in told])
+    if any(finding.good is False for finding in told):
         raise typer.Exit(1)
 
 

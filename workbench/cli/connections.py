@@ -3,7 +3,7 @@
 import asyncio
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 import httpx
@@ -12,17 +12,18 @@ from amo_webhook.account import ENDS_SOON, amo_key, app_of
 from amo_webhook.subscription import fault_of, our_hook, wanted_events
 from crm_relay.amocrm.client import Account as Access
 from crm_relay.amocrm.oauth import expires_at
-from crm_relay.amocrm.resources import WEBHOOKS, account_info, read_all
+from crm_relay.amocrm.resources import PIPELINES, USERS, WEBHOOKS, account_info, read_all
 from crm_relay.cartelcrm import client
 from crm_relay.delivery.account import pause_key
 from crm_relay.http_client import HttpClient
 from crm_relay.outcomes import Blocked, NotExecuted, Outcome, Unauthorized, Unreachable
 from crm_relay.settings import ConfigurationError, load_settings, read_secrets
-from workbench.cli import amo
+from workbench.cli import amo, bitrix_check
 from workbench.cli.configuration import Finding
 from workbench.cli.console import Problem, moment
 from workbench.cli.leads_api import API_KEY, Busy, LeadsApi
-from workbench.cli.secrets import missing_from, state_of
+from workbench.cli.portals import Portals
+from workbench.cli.secrets import missing_from, read_by_calls, state_of
 from workbench.cli.target import Target, explained
 from workbench.cli.world import World
 
@@ -38,12 +39,14 @@ def findings(world: World, config: Path, stack: str | None, region: str | None) 
     except Exception as error:  # noqa: BLE001 (told, or raised again)
         yield _failed("stack", error)
         return
+    used = config if target.name else world.local_config
     asked: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
-        ("secret", lambda: _secret(target, world)),
+        ("secret", lambda: _secret(target, world, used)),
         ("table", lambda: _table(target)),
         ("queues", lambda: _queues(target)),
-        ("CartelCRM", lambda: _cartelcrm(target, world, config if target.name else world.local_config)),
-        ("amoCRM", lambda: _amocrm(target, world, config if target.name else world.local_config)),
+        ("CartelCRM", lambda: _cartelcrm(target, world, used)),
+        ("amoCRM", lambda: _amocrm(target, world, used)),
+        ("Bitrix24", lambda: _bitrix24(target, world, used)),
         ("callbacks", lambda: _callbacks(target, world)),
         ("leads API", lambda: _leads(target, world)),
     ]
@@ -61,12 +64,12 @@ def _failed(what: str, error: Exception) -> Finding:
     return Finding(what, False, explanation)
 
 
-def _secret(target: Target, world: World) -> Iterator[Finding]:
+def _secret(target: Target, world: World, config: Path) -> Iterator[Finding]:
     text = target.read_secret()
     if not text:
         yield Finding("secret", False, "it has no value yet", f"relay secrets init{target.option}")
         return
-    states = state_of(text, world.clock.time())
+    states = state_of(text, world.clock.time(), read_by_calls=read_by_calls(config))
     for name in missing_from(states):
         yield Finding("secret", False, f"{name} is missing", f"relay secrets set {name}{target.option}")
     if not missing_from(states):
@@ -149,17 +152,15 @@ def _amocrm(target: Target, world: World, config: Path) -> Iterator[Finding]:
 def _amo_account(account: amo.Connection, world: World) -> Iterator[Finding]:
     what, now, target = f"amoCRM {account.name}", world.clock.time(), account.target
     if not account.secrets.hook_token:
-        fix = f"relay secrets set amocrm.long_lived_token --account {account.name}{target.option}"
-        yield Finding(what, False, "the secret has nothing for it", fix)
+        yield Finding(what, False, "the secret has nothing for it", account.fix("long_lived_token"))
         return
     integration = app_of(account.secrets)
     if integration and not account.secrets.long_lived_token and integration.redirect_uri != account.redirect_uri:
-        fix = f"relay secrets set amocrm.integration --account {account.name}{target.option}, and in amoCRM"
+        fix = f"{account.fix('integration')}, and in amoCRM"
         yield Finding(what, None, f"administrators come back to {integration.redirect_uri}, not here", fix)
     ends = expires_at(account.secrets.long_lived_token)
     if ends is not None and ends - now < ENDS_SOON:
-        fix = f"relay secrets set amocrm.long_lived_token --account {account.name}{target.option}"
-        yield Finding(what, None, f"its long-lived token ends {moment(ends)}", fix)
+        yield Finding(what, None, f"its long-lived token ends {moment(ends)}", account.fix("long_lived_token"))
     pause = target.store.get(pause_key(amo_key(account.name)))
     if pause and pause.attributes["until"] > now:
         until, why = moment(pause.attributes["until"]), pause.attributes["reason"]
@@ -167,15 +168,41 @@ def _amo_account(account: amo.Connection, world: World) -> Iterator[Finding]:
     access, http = account.access(now), HttpClient(world.transport)
     try:
         info = http.run(account_info(access, now=now))
-        if info.get("id") != account.settings.account_id:
-            fix = f"look at amocrm.accounts.{account.name}.account_id in relay.toml"
-            yield Finding(what, False, f"the token is of account {info.get('id')}", fix)
-            return
-        yield Finding(what, True, f"{access.host} answers and takes the token")
     except Outcome as outcome:
-        yield Finding(what, False, amo.trouble(outcome, access.host))
+        yield Finding(what, False, amo.trouble(outcome, access.host), amo.mended(outcome, account))
         return
+    for key, has in (("account_id", info.get("id")), ("subdomain", info.get("subdomain"))):
+        ours = getattr(account.settings, key)
+        if has != ours:
+            fix = f"look at amocrm.accounts.{account.name}.{key} in relay.toml"
+            yield Finding(what, False, f"the token is of an account whose {key} is {has}, not {ours}", fix)
+            return
+    yield Finding(what, True, f"{access.host} answers and takes the token")
+    yield from _amo_ids(account, access, http, now)
     yield _amo_hook(account, access, http, now)
+
+
+def _amo_ids(account: amo.Connection, access: Access, http: HttpClient, now: float) -> Iterator[Finding]:
+    """Look whether the account has the stages and users that relay.toml names."""
+    stages, users = account.settings.stages, account.settings.own_user_ids
+    try:
+        if stages:
+            known = {stage["id"] for stage in amo.stages_of(http.run(read_all(access, PIPELINES, now=now)))}
+            fix = f"relay amo stages {account.name}{account.target.option} lists those that it has"
+            yield _named(f"stages {account.name}", stages, known, fix)
+        if users:
+            known = {user["id"] for user in http.run(read_all(access, USERS, now=now))}
+            fix = f"look at own_user_ids in relay.toml; the account has {', '.join(map(str, sorted(known)))}"
+            yield _named(f"users {account.name}", users, known, fix)
+    except Outcome as outcome:
+        yield Finding(f"amoCRM {account.name}", None, amo.trouble(outcome, access.host), amo.mended(outcome, account))
+
+
+def _named(what: str, ids: Iterable[int], known: Collection[int], fix: str) -> Finding:
+    lacking = [str(each) for each in ids if each not in known]
+    if lacking:
+        return Finding(what, False, f"relay.toml names some that the account does not have: {', '.join(lacking)}", fix)
+    return Finding(what, True, "the account has all that relay.toml names")
 
 
 def _amo_hook(account: amo.Connection, access: Access, http: HttpClient, now: float) -> Finding:
@@ -183,13 +210,24 @@ def _amo_hook(account: amo.Connection, access: Access, http: HttpClient, now: fl
     try:
         hooks = http.run(read_all(access, WEBHOOKS, now=now))
     except Outcome as outcome:
-        return Finding(what, None, amo.trouble(outcome, access.host))
+        return Finding(what, None, amo.trouble(outcome, access.host), amo.mended(outcome, account))
     fault = fault_of(our_hook(hooks, account.hook_url), wanted)
     if fault:
         return Finding(
             what, False, amo.FAULTS[fault], f"relay amo hooks {account.name} --repair{account.target.option}"
         )
     return Finding(what, True, f"subscribed: {', '.join(sorted(wanted)) or 'nothing is wanted'}")
+
+
+def _bitrix24(target: Target, world: World, config: Path) -> Iterator[Finding]:
+    try:
+        if not load_settings(config).bitrix24.portals:
+            return
+        known = Portals.of(target, world, config)
+    except ConfigurationError:
+        yield Finding("Bitrix24", None, "not asked: first mend what is said above")
+        return
+    yield from bitrix_check.findings(known.connections, known.routes)
 
 
 def _callbacks(target: Target, world: World) -> Iterator[Finding]:

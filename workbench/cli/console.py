@@ -1,9 +1,8 @@
 """What the person at the terminal sees: one manner for all commands, and no stranger's text that could spoil it."""
 
 import json
-import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -32,10 +31,6 @@ RegionOption = Annotated[
 ]
 JsonOption = Annotated[bool, flag("--json", meaning="Print JSON, for scripts.")]
 YesOption = Annotated[bool, flag("--yes", "-y", meaning="Do not ask.")]
-
-
-_DIGEST = re.compile(r"[0-9a-f]{64}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_ABBREVIATED = 12
 
 
 class Problem(Exception):
@@ -75,16 +70,17 @@ def print_json(value: object) -> None:
 
 
 def table(*columns: str) -> Table:
-    """Return an empty table; a column "kind" is never broken, the others are where there is no room."""
+    """Return an empty table; its columns are broken where there is no room."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
     for column in columns:
-        made.add_column(column, overflow="fold", no_wrap=column == "kind")
+        made.add_column(column, overflow="fold")
     return made
 
 
-def short(key: str) -> str:
-    """Return a key for a table: the beginning of a digest, anything else as it is."""
-    return f"{key[:_ABBREVIATED]}…" if _DIGEST.fullmatch(key) else key
+def print_keyed(key: str, told: Iterable[str]) -> None:
+    """Print a key whole, on a line of its own, since other commands take it; below, what is told of it, in markup."""
+    out.print(f"[bold]{shown(key)}[/]", soft_wrap=True)
+    say("  ".join(["", *told]))
 
 
 def facts(pairs: Mapping[str, object]) -> Table:

@@ -23,12 +23,10 @@ from workbench.cli.console import (
     err,
     examples,
     flag,
-    out,
     print_json,
+    print_keyed,
     say,
-    short,
     shown,
-    table,
     tell,
 )
 from workbench.cli.target import QueuePair, Target
@@ -115,18 +113,14 @@ def list_(
         say("[green]No dead letters.[/]")
         return
     now = world.clock.time()
-    rows = table("queue", "kind", "key", "age", "retries", "why")
     for letter, effect in known:
+        told = [letter.envelope.kind if letter.envelope else f"queue {letter.queue.name}"]
+        told.append(f"{age(now - letter.since)} old")
+        if effect:
+            told.append(f"retries: {effect.tries + effect.waits}")
         last_error = effect.last_error if effect else None
-        rows.add_row(
-            letter.queue.name,
-            shown(letter.envelope.kind if letter.envelope else ""),
-            shown(short(letter.envelope.key if letter.envelope else letter.id)),
-            age(now - letter.since),
-            str(effect.tries + effect.waits) if effect else "",
-            shown(f"{letter.reason}: {last_error}" if last_error else letter.reason),
-        )
-    out.print(rows)
+        told.append(f"{letter.reason}: {last_error}" if last_error else letter.reason)
+        print_keyed(letter.envelope.key if letter.envelope else letter.id, map(shown, told))
     say(f"[dim]Once the cause is mended:[/] relay dead-letters redrive{target.option}")
 
 

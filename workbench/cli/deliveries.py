@@ -1,18 +1,22 @@
 """`relay deliveries`: what the table knows of calls and leads on their way, read as the functions read it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from amo_webhook.change import KIND as NOTE
+from bitrix_robot.order import DEAL
+from bitrix_robot.order import KIND as TRANSFER
+from crm_relay.amocrm.resources import Card
 from crm_relay.cartelcrm.callbacks import KIND as CALLBACK
 from crm_relay.cartelcrm.leads import SUBMISSION as LEAD
 from crm_relay.cartelcrm.leads import Lead
 from crm_relay.delivery.ledger import Effect, State
 from crm_relay.delivery.outbox import SHARDS, kept_body
 from crm_relay.delivery.ports import Item, Store
+from crm_relay.settings import Settings, load_settings
 from workbench.cli.console import (
     JsonOption,
     Problem,
@@ -25,8 +29,8 @@ from workbench.cli.console import (
     moment,
     out,
     print_json,
+    print_keyed,
     say,
-    short,
     shown,
     table,
     tell,
@@ -40,7 +44,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="See what is on its way, what waits, and what needs a person."
 )
 
-KINDS = (LEAD, CALLBACK, NOTE)
+KINDS = (LEAD, CALLBACK, NOTE, TRANSFER, DEAL)
 """The kinds of effects: under which of them a bare key is looked for."""
 
 _WAITING = "WAITING"
@@ -125,10 +129,8 @@ def list_(
         counts = ", ".join(f"{name} {number}" for name, number in queued.items())
         tell(f"[dim]In the queues, looked at or not: {counts}.[/]")
     now = world.clock.time()
-    rows = table("state", "kind", "key", "for", "retries", "why")
     for item in items:
-        rows.add_row(*_row(item, now))
-    out.print(rows)
+        _print_line(item, now)
 
 
 @app.command(
@@ -141,7 +143,11 @@ def list_(
 def show(
     ctx: typer.Context,
     key: Annotated[
-        str, typer.Argument(metavar="KEY", help="A key from the list, your external_id, or CartelCRM's id of a lead.")
+        str,
+        typer.Argument(
+            metavar="KEY",
+            help="A key from the list, your external_id, CartelCRM's id of a lead; the id of a card or deal.",
+        ),
     ],
     *,
     reveal: Annotated[bool, flag("--reveal", meaning="Bodies that are kept, too. They hold personal data.")] = False,
@@ -149,9 +155,15 @@ def show(
     region: RegionOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show all that the table has of one delivery: its effect, when it came, its lead."""
+    """Show all that the table has of one delivery: its effect, when it came, its lead.
+
+    By the id of a card in amoCRM, or of a deal in Bitrix24, it shows the
+    note of the card's beginning, the deal's transfers, and what waits or
+    needs a person; notes of changes that are done have keys of their own.
+    """
     world: World = ctx.obj
-    items = _found(Target.of(world, stack, region).store, key)
+    target = Target.of(world, stack, region)
+    items = _found(target.store, key, lambda: _by_number(load_settings(world.config_of(target.name)), key))
     if not items:
         raise Problem(f"The table has nothing by the name of {key}.")
     if as_json:
@@ -186,11 +198,14 @@ def _of_state(items: Iterable[Item], wanted: str | None) -> Iterator[Item]:
     return (item for item in items if wanted in (None, _state(item), _attention_of(item)))
 
 
-def _found(store: Store, name: str) -> list[Item]:
+def _found(store: Store, name: str, by_number: Callable[[], Iterable[str]]) -> list[Item]:
     """Return the items that a name may mean, and those that belong to them."""
     names = [name, f"effect#{name}", f"inbound#{name}", f"lead#{name}"]
     names += [f"{prefix}#{kind}#{name}" for kind in KINDS for prefix in ("effect", "inbound")]
     items = {key: item for key in names if (item := store.get(key))}
+    if not items and name.isdecimal():
+        keys = [*by_number(), *(key for key in _needing(store) if name in key.split("#")[2:])]
+        items = {key: item for key in keys if (item := store.get(key))}
     if not items:
         items = {key: item for key in _abbreviated(store, name) if (item := store.get(key))}
     for item in list(items.values()):
@@ -203,12 +218,26 @@ def _found(store: Store, name: str) -> list[Item]:
 
 def _abbreviated(store: Store, beginning: str) -> list[str]:
     """Return the one key, of what waits or needs a person, whose digest begins so."""
-    places = [place for places in _ATTENTION.values() for place in places]
-    keys = [key for place in places for key in store.attention(place, limit=_SEARCHED)]
-    matching = [key for key in keys if key.split("#", 2)[-1].startswith(beginning.removesuffix("…"))]
+    matching = [key for key in _needing(store) if key.split("#", 2)[-1].startswith(beginning)]
     if len(matching) > 1:
         raise Problem(f"{beginning} is the beginning of {len(matching)} keys: {', '.join(matching[:5])}")
     return matching
+
+
+def _needing(store: Store) -> Iterator[str]:
+    """Yield the keys of what waits or needs a person."""
+    for places in _ATTENTION.values():
+        for place in places:
+            yield from store.attention(place, limit=_SEARCHED)
+
+
+def _by_number(settings: Settings, number: str) -> Iterator[str]:
+    """Yield the keys of effects that a card of amoCRM, or a deal of Bitrix24, has once."""
+    for account in settings.amocrm.accounts:
+        for card in get_args(Card.__value__):
+            yield f"effect#{NOTE}#{account}#{card}#{number}#add#0"
+    for name, route in settings.bitrix24.routes.items():
+        yield f"effect#{DEAL}#{route.source}#{number}#{name}"
 
 
 def _belonging(item: Item) -> Iterator[str]:
@@ -240,23 +269,17 @@ def _state(item: Item) -> str:
     return Effect.read(item.attributes).state if _prefix(item) == "effect" else (_attention_of(item) or "")
 
 
-def _row(item: Item, now: float) -> tuple[str, ...]:
+def _print_line(item: Item, now: float) -> None:
     _, kind, key = [*item.key.split("#", 2), ""][:3]
-    retries, why = "", item.attributes.get("reason", "")
+    parts = [kind, f"for {age(now - item.updated_at)}"]
+    why = item.attributes.get("reason", "")
     if _prefix(item) == "effect":
         effect = Effect.read(item.attributes)
-        retries = str(effect.tries + effect.waits)
+        parts += [f"retries: {retries}"] if (retries := effect.tries + effect.waits) else []
         why = effect.last_error or (effect.result or {}).get("reason", "")
     state = _attention_of(item) or _state(item)
     colour = _COLOURS.get(state, "default")
-    return (
-        f"[{colour}]{shown(state)}[/]",
-        shown(kind),
-        shown(short(key)),
-        age(now - item.updated_at),
-        retries,
-        shown(why),
-    )
+    print_keyed(key, [f"[{colour}]{shown(state)}[/]", *map(shown, [*parts, why] if why else parts)])
 
 
 def _as_json(item: Item, *, reveal: bool = False) -> dict[str, Any]:

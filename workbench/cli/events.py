@@ -21,6 +21,8 @@ ENVIRONMENT = {
     "amocrm_hook_token": "AMOCRM_HOOK_TOKEN",
     "amocrm_client_id": "AMOCRM_CLIENT_ID",
     "amocrm_client_secret": "AMOCRM_CLIENT_SECRET",
+    "bitrix24_url_key": "BITRIX24_URL_KEY",
+    "bitrix24_application_token": "BITRIX24_APPLICATION_TOKEN",
 }
 """Where `relay sign --secret-from env` finds each key."""
 
@@ -38,28 +40,26 @@ def _complete(incomplete: str) -> list[str]:
     return [name for name in events.names() if name.startswith(incomplete)]
 
 
-EventArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="EVENT",
-        help="folder/what_happens of events/, or a file.",
-        autocompletion=_complete,
-        show_default=False,
-    ),
-]
+_EVENT: Any = typer.Argument(
+    metavar="EVENT", help="folder/what_happens of events/, or a file.", autocompletion=_complete, show_default=False
+)
+EventArgument = Annotated[str, _EVENT]
 ReplayOption = Annotated[
     bool, typer.Option("--replay", help="Keep the body's own timestamp: sent twice, the second is a replay.")
 ]
 
 
-def send(ctx: typer.Context, event: EventArgument, replay: ReplayOption = False) -> None:
+def send(ctx: typer.Context, event: Annotated[str | None, _EVENT] = None, replay: ReplayOption = False) -> None:
     """Send an event to the local stack, the way it would come on AWS, and show the answer.
 
     A request is signed afresh and goes to the API, a message into its queue, an event onto the bus; anything else
-    invokes its function. The exit code is 1 when the answer is a refusal.
+    invokes its function. The exit code is 1 when the answer is a refusal. Without an event it lists all that there are.
 
     For example: relay send callback_receiver/lead_approved
     """
+    if event is None:
+        typer.echo("\n".join(events.names()))
+        return
     world: World = ctx.obj
     content = _load(event)
     control = Control.of(world)

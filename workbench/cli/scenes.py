@@ -61,8 +61,10 @@ class Scenes(logging.Handler):
         places.add_row("API", f"[bold]{relay.stack.url}[/]")
         for path, method in routes:
             places.add_row("", f"{method:<4} {shown(path)}")
-        for name, crm in relay.crms.items():
-            places.add_row(f"{crm.title} sandbox", relay.urls[name])
+        for crm in relay.crms.values():
+            for name in crm.sandboxes:
+                part = name.removeprefix(f"{crm.name}_") if name != crm.name else "sandbox"
+                places.add_row(f"{crm.title} {part}", relay.urls[name])
         places.add_row("Logs", shown(_short(self.logs)))
         places.add_row("Addresses, keys", "relay status --json")
         out.print(Padding(places, _INDENT))
@@ -95,12 +97,18 @@ class Scenes(logging.Handler):
         notes = _numbers("In amoCRM", "Leads", "Hooks", "Notes")
         for told in story.notes:
             notes.add_row(shown(told.happened), str(told.leads), str(told.hooks), str(told.notes))
+        deals = _numbers("In Bitrix24, told by", "Deal", "In the hub", "Contacts", "Rows", "Files")
+        for deal in story.deals:
+            hub_deals = ", ".join(map(str, deal.hub_deals)) or "–"
+            parts = (deal.contacts, deal.rows, deal.files)
+            deals.add_row(shown(deal.told_by), str(deal.deal), hub_deals, *(str(part or "–") for part in parts))
         counts = _numbers("Deliveries", "Received", *map(str.capitalize, _STATES))
         for kind, states in sorted(story.counts.items(), reverse=True):
             numbers = (sum(states[state] for state in group) for group in _STATES.values())
             counts.add_row(shown(f"{kind.rpartition('.')[2]}s"), str(states.total()), *map(str, numbers))
         out.print(Padding(leads, _INDENT))
         out.print(Padding(notes, _INDENT))
+        out.print(Padding(deals, _INDENT))
         out.print(Padding(counts, _INDENT))
         routed = {route.function for route in relay.stack.blueprint.routes}
         metrics = [counted for name, counted in relay.metrics.by_function.items() if name in routed]
@@ -119,15 +127,15 @@ class Scenes(logging.Handler):
             f"curl {url}/leads \\",
             f"  -H 'Authorization: Bearer {key}' \\",
             "  -H 'Content-Type: application/json' \\",
-            """  -d '{"external_id":"my-1","phone":"050 765 43 21","country":"UA"}'""",
+            """  -d '{"external_id":"site-1","phone":"050 765 43 21","country":"UA"}'""",
             "",
-            f"curl {url}/leads/my-1 \\",
+            f"curl {url}/leads/site-1 \\",
             f"  -H 'Authorization: Bearer {key}'",
         ]
         if sandbox := relay.urls.get("cartelcrm"):
             lines += [
                 "",
-                f"curl {sandbox}/sandbox/leads/my-1/status \\",
+                f"curl {sandbox}/sandbox/leads/site-1/status \\",
                 """  -d '{"status":"returned"}'""",
                 "",
                 f"curl {sandbox}/sandbox/faults \\",
@@ -137,6 +145,8 @@ class Scenes(logging.Handler):
             ]
         if sandbox := relay.urls.get("amocrm"):
             lines += ["", f"curl {sandbox}/sandbox/leads \\", """  -d '{"name":"Балкон","price":90000}'"""]
+        if sandbox := relay.urls.get("bitrix24_partner"):
+            lines += ["", f"curl {sandbox}/sandbox/deals/1"]
         out.print("\n  [bold]Try it from another terminal[/]\n")
         for line in lines:
             out.print(f"  {line}", soft_wrap=True, markup=False)
@@ -148,10 +158,11 @@ class Scenes(logging.Handler):
         if not self._follows:
             return
         kind, detail = str(published.event.get("detail-type")), published.event.get("detail", {})
-        told = str(detail.get("status", ""))
+        told = str(next((detail[name] for name in ("status", "reason", "hub_deal") if name in detail), ""))
         if detail.get("applied") is False:
             told += ", not applied"
-        self._line("default", str(detail.get("external_id") or ""), f"{kind} on the bus", shown(told))
+        about = f"deal {detail['deal']}" if "deal" in detail else str(detail.get("external_id") or "")
+        self._line("default", about, f"{kind} on the bus", shown(told))
 
     def log(self, function: str, line: str) -> None:
         """Show what a function logs as an error."""

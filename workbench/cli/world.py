@@ -35,3 +35,7 @@ class World:
     def local_config(self) -> Path:
         """The relay.toml of the local stack, which leads to its sandboxes."""
         return self.state / "relay.toml"
+
+    def config_of(self, stack: str | None) -> Path:
+        """The relay.toml of a deployed stack; of the local one if there is no name."""
+        return self.config if stack else self.local_config

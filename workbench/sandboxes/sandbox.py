@@ -13,7 +13,7 @@ from workbench.sandboxes.agenda import Agenda
 from workbench.sandboxes.callbacks import CallbackDelivery, Callbacks, Repeated
 from workbench.sandboxes.faults import Faults, Scene, problems
 from workbench.sandboxes.rates import busiest
-from workbench.sandboxes.wire import SandboxRequest, SandboxResponse, json_answer
+from workbench.sandboxes.wire import SandboxRequest, SandboxResponse, json_answer, readable
 
 REMEMBERED_REQUESTS = 50_000
 
@@ -69,7 +69,7 @@ class Sandbox(ABC):
         now = self.clock()
         self._advance(now)
         if request.parts[0] == "sandbox":
-            return self.control(request)
+            return readable(self.control(request))
         fault = self.faults.take(request)
         if fault is None:
             response = self.answer(request)

@@ -77,3 +77,11 @@ RESET = SandboxResponse(status=502, breaks=Break.BEFORE_ANSWER)
 def json_answer(status: int, content: object) -> SandboxResponse:
     """An answer whose body is `content` as JSON."""
     return SandboxResponse(status, json.dumps(content).encode(), {"content-type": "application/json"})
+
+
+def readable(response: SandboxResponse) -> SandboxResponse:
+    """The same answer for a person at a terminal: JSON in its own letters, and a line end."""
+    if response.headers.get("content-type") != "application/json":
+        return response
+    text = json.dumps(json.loads(response.body), ensure_ascii=False)
+    return replace(response, body=f"{text}\n".encode())

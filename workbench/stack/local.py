@@ -33,6 +33,7 @@ class LocalStack:
         region: where everything believes to be.
         state_dir: gets the lock, `stack.json` for other processes, and logs/<function>.log.
         concurrency: how many processes a function may have.
+        prepare: awaited when the resources are there, before any function is called.
         on_log: told (function, line) of every line that a function writes.
         now, sleep: the clock of the schedules.
 
@@ -51,6 +52,7 @@ class LocalStack:
         region: str = "eu-central-1",
         state_dir: Path = Path(".relay"),
         concurrency: int = 4,
+        prepare: Callable[[], Awaitable[None]] | None = None,
         on_log: LogListener | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -67,6 +69,7 @@ class LocalStack:
             **({"RELAY_CONFIG": str(relay_config.resolve())} if relay_config else {}),
         }
         self._concurrency = concurrency
+        self._prepare = prepare
         self._on_log = on_log
         self._now = now
         self._sleep = sleep
@@ -157,6 +160,8 @@ class LocalStack:
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             tell(self.state_dir, Running(os.getpid(), self.url))
             await self._build(stack)
+            if self._prepare:
+                await self._prepare()
             async with Gateway(listener, Routes(self._blueprint.routes), self.functions), asyncio.TaskGroup() as tasks:
                 runners = [tasks.create_task(runner) for runner in self._runners()]
                 tell(self.state_dir, Running(os.getpid(), self.url, self.endpoint, self.region, self.outputs))

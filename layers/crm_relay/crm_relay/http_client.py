@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
 from typing import Any, override
 
 import httpcore
@@ -25,19 +26,32 @@ from crm_relay.outcomes import NotExecuted, Outcome, OutcomeUnknown, Unreachable
 # At INFO it logs every URL, and the URLs of some CRMs hold a secret.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
+_THIS_MACHINE = "127.0.0.1"
+"""Where sandboxes are: the one address that is not public and may stand in a configuration."""
+CLIENT_OPTIONS: Mapping[str, Any] = {
+    "headers": {"User-Agent": f"crm-relay/{__version__}", "Accept-Encoding": "identity"},
+    "follow_redirects": False,
+    "trust_env": False,
+}
+"""What every client of httpx is made with."""
 RESPONSE_LIMIT = 1024 * 1024
 """Bytes of a response's body that are read; a longer one has no usable answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request to a CRM. `deadline` is in seconds and covers everything from connecting to the last byte."""
+    """One request to a CRM.
+
+    `deadline` is in seconds and covers everything from connecting to the last byte. `response_limit` is in bytes;
+    None leaves it to the client. The URL does not show: those of Bitrix24 hold a secret.
+    """
 
     method: str
-    url: str
+    url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     content: bytes = field(default=b"", repr=False)
     deadline: float = 15.0
+    response_limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +105,7 @@ class HttpClient:
         """
         self._monotonic = monotonic
         self._limit = response_limit
-        self._client = httpx.Client(
-            transport=transport or _DeadlineTransport(monotonic),
-            headers={"User-Agent": f"crm-relay/{__version__}", "Accept-Encoding": "identity"},
-            follow_redirects=False,
-            trust_env=False,
-        )
+        self._client = httpx.Client(transport=transport or _DeadlineTransport(monotonic), **CLIENT_OPTIONS)
 
     def run[T](self, exchange: Exchange[T], *, within: float = math.inf) -> T:
         """Drive an exchange to its result.
@@ -115,7 +124,7 @@ class HttpClient:
             request = next(exchange)
             while True:
                 try:
-                    response = self._send(request, latest)
+                    response = self.send(request, latest=latest)
                 except Outcome as outcome:
                     request = exchange.throw(outcome)
                 else:
@@ -124,7 +133,16 @@ class HttpClient:
             result: T = done.value
             return result
 
-    def _send(self, request: Request, latest: float) -> Response:
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def send(self, request: Request, *, latest: float = math.inf) -> Response:
+        """Make one request, which has its own deadline and, by the monotonic clock, `latest`.
+
+        Raises:
+            Outcome: what `failure_of` makes of an error; OutcomeUnknown, if the response was too long.
+        """
         deadline = min(latest, self._monotonic() + request.deadline)
         token = _deadline.set(deadline)
         try:
@@ -133,31 +151,41 @@ class HttpClient:
                 request.url,
                 headers=dict(request.headers),
                 content=request.content,
-                timeout=request.deadline,
+                timeout=max(0.0, deadline - self._monotonic()),
             ) as response:
-                return Response(
-                    status=response.status_code,
-                    headers={name.lower(): value for name, value in response.headers.items()},
-                    content=self._read(response, deadline),
-                )
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise Unreachable(type(error).__name__) from None
-        except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError) as error:
-            raise NotExecuted(type(error).__name__) from None
-        except httpx.RequestError as error:
-            raise OutcomeUnknown(type(error).__name__) from None
+                limit = self._limit if request.response_limit is None else request.response_limit
+                return whole(response, self._read(response, deadline, limit))
+        except (httpx.RequestError, httpx.InvalidURL) as error:
+            raise failure_of(error) from None
         finally:
             _deadline.reset(token)
 
-    def _read(self, response: httpx.Response, deadline: float) -> bytes:
+    def _read(self, response: httpx.Response, deadline: float, limit: int) -> bytearray:
         content = bytearray()
         for chunk in response.iter_bytes():
             content += chunk
-            if len(content) > self._limit:
+            if len(content) > limit:
                 raise OutcomeUnknown("response_too_large")
             if self._monotonic() > deadline:
                 raise OutcomeUnknown("deadline_passed")
-        return bytes(content)
+        return content
+
+
+def whole(response: httpx.Response, content: bytearray) -> Response:
+    """Return a response whose body has been read."""
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return Response(response.status_code, headers, bytes(content))
+
+
+def failure_of(error: Exception) -> Outcome:
+    """Return what an error of httpx, or a deadline that passed, means for a repeat."""
+    match error:
+        case httpx.ConnectError() | httpx.ConnectTimeout() | httpx.PoolTimeout():
+            return Unreachable(type(error).__name__)
+        case httpx.UnsupportedProtocol() | httpx.InvalidURL() | httpx.LocalProtocolError():
+            return NotExecuted(type(error).__name__)
+        case _:
+            return OutcomeUnknown(type(error).__name__)
 
 
 # httpx bounds each read, not their sum: a peer that sends a byte now and then would hold a worker for ever.
@@ -231,10 +259,19 @@ class _DeadlineStream(httpcore.NetworkStream):
 
 
 def _addresses(host: str, port: int) -> list[str]:
+    """Return the addresses of a host; a name leads nowhere inside our own network, whoever has made it do so."""
     try:
-        return [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        found = [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     except OSError as error:
         raise httpcore.ConnectError from error
+    public = [address for address in found if host == _THIS_MACHINE or _is_public(address)]
+    if not public:
+        raise httpcore.ConnectError
+    return public
+
+
+def _is_public(address: str) -> bool:
+    return ip_address(address).is_global
 
 
 def _left(monotonic: Callable[[], float], passed: type[Exception]) -> float:

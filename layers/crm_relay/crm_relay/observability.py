@@ -33,8 +33,8 @@ warnings.filterwarnings("ignore", "No application metrics to publish")
 def count(metric: str, number: int = 1) -> None:
     """Count something.
 
-    Received, Replayed, TurnedAway (at the door); Done, Waiting, Refused (by the CRM), Lost (to the dead
-    letters); AttentionNeeded, UnhandledError.
+    Received, Replayed, TurnedAway (at the door), Swept (no call told of it); Done, Waiting, Refused (by the CRM), Lost
+    (to the dead letters); AttentionNeeded, UnhandledError.
     """
     metrics.add_metric(name=metric, unit=MetricUnit.Count, value=number)
 

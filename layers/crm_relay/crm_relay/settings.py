@@ -4,6 +4,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -13,7 +14,10 @@ from crm_relay.cartelcrm.statuses import STATUSES
 
 AccountName = Annotated[str, Meta(pattern=r"^[a-z0-9_-]{1,40}\Z")]
 """What we call an account: a part of keys, so without their separator."""
-AmoCrmAction = Literal["add", "update", "status", "responsible", "restore"]
+AmoCrmCardAction = Literal["add", "update", "responsible", "restore"]
+AmoCrmLeadAction = Literal[AmoCrmCardAction, "status"]
+_FieldName = Annotated[str, Meta(pattern=r"^[A-Z][A-Z0-9_]{0,99}\Z")]
+_StageId = Annotated[str, Meta(pattern=r"^(C[1-9][0-9]{0,8}:)?[A-Za-z0-9_-]{1,50}\Z")]
 
 
 class ConfigurationError(Exception):
@@ -85,9 +89,9 @@ class CartelCrmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 class AmoCrmNotes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """[amocrm.accounts.NAME.notes]: which events of which entities get a note."""
 
-    lead: tuple[AmoCrmAction, ...] = ("add", "update", "status", "responsible")
-    contact: tuple[AmoCrmAction, ...] = ("add", "update")
-    company: tuple[AmoCrmAction, ...] = ("add", "update")
+    lead: tuple[AmoCrmLeadAction, ...] = ("add", "update", "status", "responsible")
+    contact: tuple[AmoCrmCardAction, ...] = ("add", "update")
+    company: tuple[AmoCrmCardAction, ...] = ("add", "update")
 
 
 class AmoCrmAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -148,11 +152,16 @@ class AmoCrmTexts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def _check_template(name: str, text: str, placeholders: tuple[str, ...]) -> None:
+    known = ", ".join(f"{{{placeholder}}}" for placeholder in placeholders)
     try:
-        text.format_map(dict.fromkeys(placeholders, ""))
-    except (KeyError, ValueError, IndexError, AttributeError):
-        known = ", ".join(f"{{{placeholder}}}" for placeholder in placeholders)
-        raise ValueError(f"{name}: only these placeholders may be used: {known}") from None
+        parts = list(Formatter().parse(text))
+    except ValueError:
+        raise ValueError(f"{name}: only these placeholders may be used: {known}; there is a brace alone") from None
+    for _, field, form, conversion in parts:
+        # Exactly these: "{name.__class__}" would tell the card what we are made of.
+        if field is not None and (field not in placeholders or form or conversion):
+            wrong = f"{field}{f'!{conversion}' if conversion else ''}{f':{form}' if form else ''}"
+            raise ValueError(f"{name}: only these placeholders may be used: {known}; there is {{{wrong}}}")
 
 
 class AmoCrmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -162,12 +171,157 @@ class AmoCrmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     texts: AmoCrmTexts = AmoCrmTexts()
 
 
+class Bitrix24Portal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[bitrix24.portals.NAME]."""
+
+    kind: Literal["source", "hub"]
+    member_id: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
+    """What does not change when the portal is renamed; every call names it."""
+    domain: Annotated[str, Meta(pattern=r"^([a-z0-9][a-z0-9-]{0,62}\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]\Z")]
+    """As the portal's calls name it, compared exactly."""
+    host: Annotated[
+        str, Meta(pattern=r"^(([a-z0-9][a-z0-9-]{0,62}\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]|127\.0\.0\.1:[0-9]{1,5}|)\Z")
+    ] = ""
+    """Where its REST API is; by default the domain."""
+    requests_per_second: Annotated[float, Meta(gt=0, le=5)] = 2.0
+    use_token_of_call: bool = False
+    """Read with the access token that came with a call, where the portal has neither webhook nor app of ours."""
+
+    def __post_init__(self) -> None:
+        if not self.host:
+            msgspec.structs.force_setattr(self, "host", self.domain)
+
+
+class Bitrix24Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A field's target where its name alone does not say enough: SOURCE_FIELD = {to = "HUB_FIELD", …}."""
+
+    to: _FieldName
+    match: Literal["text", "xml_id"] = "text"
+    """How the options of lists find each other."""
+    values: Mapping[str, str] = {}
+    """Options, stages or dictionary entries by text, beside those of the same text: {"Розница" = "Частные лица"}."""
+    default: str = ""
+    """What stands where the source has nothing or nothing matches."""
+
+
+class Bitrix24Products(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[bitrix24.routes.NAME.products]: which product of the hub a product of the source is."""
+
+    table: Mapping[Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,17}\Z")], Annotated[int, Meta(gt=0)]] = {}
+    """Ids of products or variations, {"101" = 2001}; what it names is not looked for."""
+    match: Literal["none", "xml_id", "name"] = "none"
+    source_catalogs: tuple[Annotated[int, Meta(gt=0)], ...] = ()
+    """Where to look for the source's XML_IDs and names: ids of catalogs, those of variations too."""
+    hub_catalogs: tuple[Annotated[int, Meta(gt=0)], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.match != "none" and not (self.source_catalogs and self.hub_catalogs):
+            raise ValueError(f'match = "{self.match}": source_catalogs and hub_catalogs expected')
+
+
+class Bitrix24Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[bitrix24.routes.NAME]: which deals of a source go to a hub, and what becomes of their fields.
+
+    Fields are named as in Bitrix24's forms: TITLE, STAGE_ID, OPPORTUNITY, UF_CRM_1747309879.
+    """
+
+    source: str
+    hub: str
+    stages: Annotated[Mapping[_StageId, _StageId], Meta(min_length=1)]
+    """The source's stages whose deals are carried, each with the stage that they get in the hub."""
+    fields: Mapping[_FieldName, _FieldName | Bitrix24Field] = {}
+    """The source's fields, each with the hub's."""
+    constants: Mapping[_FieldName, str | int | float | bool | tuple[str | int | float, ...]] = {}
+    """The hub's fields that are the same in every deal."""
+    title: str = "{title}"
+    """May hold {title}, {id}, {portal} (the source's domain)."""
+    responsible: Annotated[str, Meta(pattern=r"^([^@\s]+@[^@\s]+)?\Z")] = ""
+    """E-mail of the hub's user who gets what belongs to nobody of the same e-mail; by default whose webhook it is."""
+    contacts: Literal["find_or_create", "ids"] = "find_or_create"
+    """What becomes of contacts and company; with "ids" only what `fields` makes of CONTACT_ID and COMPANY_ID."""
+    products: Bitrix24Products = Bitrix24Products()
+    max_file_bytes: Annotated[int, Meta(ge=0, le=100_000_000)] = 30_000_000
+    on_repeat: Literal["nothing", "update"] = "nothing"
+    """What a later call for a deal does that has been carried."""
+    source_portal_field: str = "UF_SOURCE_PORTAL"
+    source_deal_field: str = "UF_SOURCE_DEAL_ID"
+    transfer_date_field: str = "UF_TRANSFER_DATE"
+    """Where the hub's deal says where it is from; "" for nowhere."""
+
+    def __post_init__(self) -> None:
+        _check_template("title", self.title, ("title", "id", "portal"))
+        written = {f"fields.{name}": target for name, target in self.targets.items()}
+        written |= {f"constants.{name}": name for name in self.constants}
+        for key, hub_field in written.items():
+            if hub_field in _OURS:
+                raise ValueError(f"{key}: {hub_field} is not for a map, see {_OURS[hub_field]}")
+
+    @property
+    def targets(self) -> dict[str, str]:
+        """The hub's field for each of the source's."""
+        return {name: rule if isinstance(rule, str) else rule.to for name, rule in self.fields.items()}
+
+
+_OURS = {
+    "STAGE_ID": "stages",
+    "CATEGORY_ID": "stages",
+    "TITLE": "title",
+    "CONTACT_ID": "contacts",
+    "CONTACT_IDS": "contacts",
+    "COMPANY_ID": "contacts",
+    "ORIGINATOR_ID": "source",
+    "ORIGIN_ID": "source",
+}
+
+
+class Bitrix24Texts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[bitrix24.texts]: what the source's people read."""
+
+    transferred: str = "✅ Сделка #{id} передана в ЕСБ, №{hub_id}"
+    failed: str = "❌ Сделка #{id} не передана в ЕСБ: {reason}"
+    fields_left: str = "Не перенесены поля: {names}"
+    rows_left: str = "Товары без соответствия в каталоге: {names}"
+    files_left: str = "Не перенесены файлы: {names}"
+    wrong_stage: str = "сделка не была на стадии, с которой её передают"
+    deal_not_found: str = "сделки нет или к ней нет доступа"
+    came_from_hub: str = "сделка сама пришла из ЕСБ"
+
+    def __post_init__(self) -> None:
+        _check_template("transferred", self.transferred, ("id", "hub_id"))
+        _check_template("failed", self.failed, ("id", "reason"))
+        for name in ("fields_left", "rows_left", "files_left"):
+            _check_template(name, getattr(self, name), ("names",))
+
+
+class Bitrix24Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[bitrix24]: portals and routes by our names for them, and what is told of transfers."""
+
+    portals: Mapping[str, Bitrix24Portal] = {}
+    routes: Mapping[str, Bitrix24Route] = {}
+    texts: Bitrix24Texts = Bitrix24Texts()
+    oauth_host: Annotated[
+        str, Meta(pattern=r"^(oauth\.bitrix\.info|oauth\.bitrix24\.tech|127\.0\.0\.1:[0-9]{1,5})\Z")
+    ] = "oauth.bitrix.info"
+    """The authorization server; no call may choose it."""
+
+    def __post_init__(self) -> None:
+        member_ids = [portal.member_id for portal in self.portals.values()]
+        if len(set(member_ids)) < len(member_ids):
+            raise ValueError("portals: each has a member_id of its own")
+        for name, route in self.routes.items():
+            for key, portal in (("source", route.source), ("hub", route.hub)):
+                known = [each for each, settings in self.portals.items() if settings.kind == key]
+                if portal not in known:
+                    raise ValueError(f'routes.{name}.{key}: expected a portal of kind "{key}": {", ".join(known)}')
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """relay.toml."""
 
     relay: RelaySettings = RelaySettings()
     cartelcrm: CartelCrmSettings = CartelCrmSettings()
     amocrm: AmoCrmSettings = AmoCrmSettings()
+    bitrix24: Bitrix24Settings = Bitrix24Settings()
 
 
 def load_settings(path: Path) -> Settings:
@@ -226,16 +380,34 @@ class AmoCrmSecrets(msgspec.Struct, frozen=True):
         return "AmoCrmSecrets(…)"
 
 
+class Bitrix24Secrets(msgspec.Struct, frozen=True):
+    """What belongs to one portal of Bitrix24.
+
+    `url_key` is the last part of the URL that it calls, `application_token` what its outgoing webhook or app shows in
+    its calls; we call it by the incoming webhook's URL or as the app.
+    """
+
+    url_key: Annotated[str, Meta(pattern=r"^([A-Za-z0-9_-]{22,100})?\Z")] = ""
+    webhook_url: Annotated[str, Meta(pattern=r"^(https?://[^/?#@\s]+/rest/[0-9]{1,18}/[A-Za-z0-9_-]{1,100}/?)?\Z")] = ""
+    application_token: str = ""
+    client_id: str = ""
+    client_secret: str = ""
+
+    def __repr__(self) -> str:
+        return "Bitrix24Secrets(…)"
+
+
 class Secrets(msgspec.Struct, frozen=True):
     """The one secret.
 
-    `lead_api_keys` maps a key's name to the SHA-256 hex of the key, `amocrm` the name of an account in
-    relay.toml to its secrets.
+    `lead_api_keys` maps a key's name to the SHA-256 hex of the key, `amocrm` and `bitrix24` the name of an account
+    or portal in relay.toml to its secrets.
     """
 
     cartelcrm: CartelCrmSecrets = CartelCrmSecrets()
     lead_api_keys: Mapping[str, Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]] = {}
     amocrm: Mapping[str, AmoCrmSecrets] = {}
+    bitrix24: Mapping[str, Bitrix24Secrets] = {}
 
     def __repr__(self) -> str:
         return "Secrets(…)"

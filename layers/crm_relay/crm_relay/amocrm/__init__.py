@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from crm_relay.amocrm.oauth import App as App
     from crm_relay.amocrm.oauth import TokenPair as TokenPair
     from crm_relay.amocrm.services import NotAllWritten as NotAllWritten
+    from crm_relay.amocrm.services import UnknownField as UnknownField
     from crm_relay.amocrm.session import Limiter as Limiter
     from crm_relay.amocrm.session import LongLivedToken as LongLivedToken
     from crm_relay.amocrm.session import MemoryTokens as MemoryTokens
@@ -27,7 +28,7 @@ _HOMES = {
     "client": ("Problem", "ValidationFailed"),
     "crm": ("AmoCrm", "AsyncAmoCrm", "AsyncHttpClient"),
     "oauth": ("App", "TokenPair"),
-    "services": ("NotAllWritten",),
+    "services": ("NotAllWritten", "UnknownField"),
     "session": ("Limiter", "LongLivedToken", "MemoryTokens", "StoredTokens", "Terms", "TokenStore"),
 }
 

@@ -1,7 +1,7 @@
 """Requests to amoCRM's API v4, and what its answers mean for a repeat (amoCRM reference, sections 1.1, 4 and 6)."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -17,6 +17,7 @@ DEADLINE = 20.0
 _UNTOLD_WAIT = 5.0
 """Seconds to stay away after a 429 without a number: whoever insists is blocked."""
 _LONGEST_CODE = 200
+_SECRET = re.compile(r"passw|pwd|secret|token|auth|credential|api_?key|^key$", re.IGNORECASE)
 _HOST = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\.(amocrm\.(ru|com)|kommo\.com)")
 _LOCAL_HOST = re.compile(r"127\.0\.0\.1:[0-9]{1,5}")
 
@@ -37,9 +38,9 @@ class Account:
 class Problem(Exception):
     """What was asked and what amoCRM said to it, as far as it said anything: the cause of an outcome.
 
-    `path` holds the query too; there is no header in it, so no token. `title` and `detail` are amoCRM's words;
-    `detail` may quote what was sent, so, like `body`, it is no part of the message. `request_id` is X-Request-Id,
-    which amoCRM's support asks for.
+    `path` holds the query too; there is no header in it, so no token, and what is named like a secret in `body` is
+    blank. `title`, `hint` and `detail` are amoCRM's words; `detail` may quote what was sent, so, like `body`, it is no
+    part of the message. `request_id` is X-Request-Id, which amoCRM's support asks for.
     """
 
     def __init__(
@@ -47,10 +48,11 @@ class Problem(Exception):
     ) -> None:
         self.method = request.method
         self.path = "/" + request.url.partition("://")[2].partition("/")[2]
-        self.body = body
+        self.body = _without_secrets(body)
         self.status = response.status if response else None
         self.request_id = response.headers.get("x-request-id") if response else None
         self.title = _word(answer, "title")
+        self.hint = _word(answer, "hint")
         self.detail = _word(answer, "detail")
         path = self.path.partition("?")[0]
         super().__init__(f"{self.method} {path}: {self.status}, X-Request-Id {self.request_id}")
@@ -100,6 +102,11 @@ def origin(host: str) -> str:
     return f"https://{host}"
 
 
+def beside(host: str, name: str) -> str:
+    """Return the host of the same domain that has this name, such as "drive"; a sandbox here is all in one place."""
+    return f"{name}.{host.partition('.')[2]}" if is_amocrm_host(host) else host
+
+
 def call(
     account: Account,
     method: str,
@@ -139,7 +146,7 @@ def call(
         content=b"" if body is None else msgspec.json.encode(body),
         deadline=deadline,
     )
-    answer = yield from _asked(request, body, now)
+    answer = yield from asked(request, body, lambda response: _answer(request, response, now))
     match answer:
         case dict():
             return answer
@@ -164,18 +171,21 @@ def send(
     request = Request(
         "POST", f"{origin(host)}/{path}", headers=_headers(account, content_type), content=content, deadline=deadline
     )
-    answer = yield from _asked(request, f"{len(content)} bytes", now)
+    answer = yield from asked(request, f"{len(content)} bytes", lambda response: _answer(request, response, now))
     return answer if isinstance(answer, dict) else {}
 
 
-def _asked(request: Request, body: object, now: float) -> Exchange[Any]:
+def asked[T](request: Request, body: object, read: Callable[[Response], T]) -> Exchange[T]:
+    """Do a request and return what `read` makes of the response; a read that is in doubt is Unreachable.
+
+    What is raised has a `Problem`, with `body` in it, as its cause.
+    """
     response = None
     try:
         response = yield request
-        return _answer(response, now)
+        return read(response)
     except Outcome as outcome:
-        answer = decoded(response) if response else None
-        problem = Problem(request, body, response, answer)
+        problem = Problem(request, body, response, decoded(response) if response else None)
         unknown_read = request.method == "GET" and isinstance(outcome, OutcomeUnknown)
         raise (_of_read(outcome) if unknown_read else outcome) from problem
 
@@ -207,7 +217,17 @@ def _of_read(outcome: Outcome) -> Outcome:
     return Unreachable(reason)
 
 
-def _answer(response: Response, now: float) -> Any:
+def _without_secrets(body: object) -> object:
+    match body:
+        case Mapping():
+            return {name: "…" if _SECRET.search(name) else _without_secrets(value) for name, value in body.items()}
+        case list() | tuple():
+            return [_without_secrets(one) for one in body]
+        case _:
+            return body
+
+
+def _answer(request: Request, response: Response, now: float) -> Any:
     if response.status == 204:
         return {}
     if response.status not in (200, 201, 202):
@@ -216,6 +236,8 @@ def _answer(response: Response, now: float) -> Any:
         answer = msgspec.json.decode(response.content)
     except (msgspec.DecodeError, RecursionError, ValueError):
         answer = None
+    if not answer and request.method == "GET" and response.status == 200:
+        raise OutcomeUnknown("success_without_content")  # nothing there is a 204
     if isinstance(answer, dict) or response.status == 202:
         return answer
     if not isinstance(answer, list) or not all(isinstance(item, dict) for item in answer):

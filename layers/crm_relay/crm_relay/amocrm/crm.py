@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import httpx
 
-from crm_relay import __version__
 from crm_relay.amocrm.services import Async, Services, Sync
 from crm_relay.amocrm.session import (
     Access,
@@ -23,8 +22,8 @@ from crm_relay.amocrm.session import (
     Terms,
     Work,
 )
-from crm_relay.http_client import Exchange, HttpClient, Request, Response
-from crm_relay.outcomes import NotExecuted, Outcome, OutcomeUnknown, Unreachable
+from crm_relay.http_client import CLIENT_OPTIONS, Exchange, HttpClient, Request, Response, failure_of, whole
+from crm_relay.outcomes import Outcome, OutcomeUnknown
 
 _RESPONSE_LIMIT = 32 * 1024 * 1024
 """Bytes of one answer: 250 leads with many custom fields are a few million."""
@@ -61,9 +60,7 @@ class AmoCrm(Services[Sync]):
             monotonic: a clock in seconds that never goes back.
         """
         self._http = HttpClient(transport, response_limit=_RESPONSE_LIMIT, monotonic=monotonic)
-        super().__init__(
-            Session(access, budget or Limiter(monotonic=monotonic), terms or Terms(), sleep, clock, monotonic)
-        )
+        super().__init__(Session(access, budget or Limiter(monotonic=monotonic), terms or Terms(), sleep, clock))
 
     def carry_out[T](self, work: Work[T]) -> T:
         """Return the result of an operation."""
@@ -82,10 +79,22 @@ class AmoCrm(Services[Sync]):
             else:
                 self._do(progress, progress.effect)
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def _do(self, progress: Progress[Any, Any], effect: Request | Act) -> None:
         done: Any
         try:
-            done = self._http.run(_one(effect)) if isinstance(effect, Request) else effect.do()
+            done = self._http.send(effect) if isinstance(effect, Request) else effect.do()
         except BaseException as error:  # noqa: BLE001 (it is the operation's to deal with)
             progress.throw(error)
         else:
@@ -108,9 +117,7 @@ class AsyncAmoCrm(Services[Async]):
     ) -> None:
         """Make a client, as `AmoCrm` does."""
         self._http = AsyncHttpClient(transport)
-        super().__init__(
-            Session(access, budget or Limiter(monotonic=monotonic), terms or Terms(), sleep, clock, monotonic)
-        )
+        super().__init__(Session(access, budget or Limiter(monotonic=monotonic), terms or Terms(), sleep, clock))
 
     async def carry_out[T](self, work: Work[T]) -> T:
         """Return the result of an operation."""
@@ -130,18 +137,22 @@ class AsyncAmoCrm(Services[Async]):
             else:
                 await self._do(progress, progress.effect)
 
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.close()
+
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._http.close()
+        await self.close()
 
     async def _do(self, progress: Progress[Any, Any], effect: Request | Act) -> None:
         try:
             if isinstance(effect, Request):
-                done = await self._http.run(_one(effect))
+                done = await self._http.send(effect)
             else:
                 done = effect.do()
                 done = await done if inspect.isawaitable(done) else done
@@ -158,12 +169,7 @@ class AsyncHttpClient:
         self, transport: httpx.AsyncBaseTransport | None = None, *, response_limit: int = _RESPONSE_LIMIT
     ) -> None:
         self._limit = response_limit
-        self._client = httpx.AsyncClient(
-            transport=transport,
-            headers={"User-Agent": f"crm-relay/{__version__}", "Accept-Encoding": "identity"},
-            follow_redirects=False,
-            trust_env=False,
-        )
+        self._client = httpx.AsyncClient(transport=transport, **CLIENT_OPTIONS)
 
     async def run[T](self, exchange: Exchange[T]) -> T:
         """Drive an exchange to its result.
@@ -172,9 +178,9 @@ class AsyncHttpClient:
             Outcome: what `HttpClient.run` raises.
         """
         progress = Progress(exchange)
-        while isinstance(progress.effect, Request):
+        while progress.effect is not None:
             try:
-                response = await self._send(progress.effect)
+                response = await self.send(progress.effect)
             except Outcome as outcome:
                 progress.throw(outcome)
             else:
@@ -185,8 +191,14 @@ class AsyncHttpClient:
         """Close the connections."""
         await self._client.aclose()
 
-    async def _send(self, request: Request) -> Response:
+    async def send(self, request: Request) -> Response:
+        """Make one request.
+
+        Raises:
+            Outcome: what `HttpClient.send` raises.
+        """
         timeout = httpx.Timeout(request.deadline, connect=min(_CONNECTING, request.deadline))
+        content = bytearray()
         try:
             async with (
                 asyncio.timeout(request.deadline),
@@ -198,26 +210,10 @@ class AsyncHttpClient:
                     timeout=timeout,
                 ) as response,
             ):
-                return Response(
-                    status=response.status_code,
-                    headers={name.lower(): value for name, value in response.headers.items()},
-                    content=await self._read(response),
-                )
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise Unreachable(type(error).__name__) from None
-        except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError) as error:
-            raise NotExecuted(type(error).__name__) from None
-        except (httpx.RequestError, TimeoutError) as error:
-            raise OutcomeUnknown(type(error).__name__) from None
-
-    async def _read(self, response: httpx.Response) -> bytes:
-        content = bytearray()
-        async for chunk in response.aiter_bytes():
-            content += chunk
-            if len(content) > self._limit:
-                raise OutcomeUnknown("response_too_large")
-        return bytes(content)
-
-
-def _one(request: Request) -> Exchange[Response]:
-    return (yield request)
+                async for chunk in response.aiter_bytes():
+                    content += chunk
+                    if len(content) > self._limit:
+                        raise OutcomeUnknown("response_too_large")
+                return whole(response, content)
+        except (httpx.RequestError, httpx.InvalidURL, TimeoutError) as error:
+            raise failure_of(error) from None

@@ -5,7 +5,7 @@ hand has what was set. What amoCRM puts under `_embedded` is beside the rest her
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal, Self, override
+from typing import Any, ClassVar, Self, override
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SerializeAsAny, ValidationError, model_validator
@@ -152,6 +152,13 @@ TAG_COLORS = (
 """What tags of leads may be coloured in."""
 
 
+class Named(Model):
+    """What has an id and a name."""
+
+    id: int | None = None
+    name: str | None = None
+
+
 class Stamped(Model):
     """What has an id, and says who made and changed it when."""
 
@@ -252,7 +259,89 @@ class Company(Card):
     catalog_elements: "list[CatalogElement] | None" = None
 
 
-class Lead(Card):
+class Metadata(Model):
+    """What is told of an incoming lead, by category; of a lead that complex creation makes it names its `category`."""
+
+    category: str | None = None
+
+
+class SipMetadata(Metadata):
+    """A call; `called_at` in unix seconds, `duration` in seconds."""
+
+    from_: str | None = Field(default=None, alias="from")
+    phone: str | int | None = None
+    called_at: int | None = None
+    duration: int | None = None
+    link: str | None = None
+    service_code: str | None = None
+    uniq: str | None = None
+    is_call_event_needed: bool | None = None
+    call_responsible: int | str | None = None
+
+
+class FormsMetadata(Metadata):
+    """A form; `form_sent_at` in unix seconds."""
+
+    form_id: str | int | None = None
+    form_name: str | None = None
+    form_page: str | None = None
+    form_sent_at: int | None = None
+    form_type: int | str | None = None
+    ip: str | None = None
+    referer: str | None = None
+    visitor_uid: str | None = None
+
+
+class MailMetadata(Metadata):
+    """A mail, read only; `from_` has email and name."""
+
+    from_: dict[str, Any] | None = Field(default=None, alias="from")
+    received_at: int | None = None
+    subject: str | None = None
+    thread_id: int | None = None
+    message_id: int | None = None
+    content_summary: str | None = None
+
+
+class ChatsMetadata(Metadata):
+    """A message, read only; `client` has name and avatar, `origin` chat_id, ref and visitor_uid."""
+
+    from_: Any = Field(default=None, alias="from")
+    to: Any = None
+    received_at: int | None = None
+    service: str | None = None
+    client: dict[str, Any] | None = None
+    origin: dict[str, Any] | None = None
+    last_message_text: str | None = None
+    source_name: str | None = None
+
+
+METADATA: Mapping[str, type[Metadata]] = {
+    "sip": SipMetadata,
+    "forms": FormsMetadata,
+    "mail": MailMetadata,
+    "chats": ChatsMetadata,
+}
+"""What is told of an incoming lead, by its category."""
+
+
+class WithMetadata(Model):
+    """What has metadata of a category, its own or theirs."""
+
+    metadata: SerializeAsAny[Metadata] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _typed_metadata(cls, data: Any) -> Any:
+        match data:
+            case {"metadata": dict() as raw}:
+                kind = str(data.get("category", raw.get("category")))
+                return {**data, "metadata": METADATA.get(kind, Metadata).read(raw)}
+            case _:
+                return data
+
+
+class Lead(Card, WithMetadata):
     """A lead. `price` may have a fraction; `loss_reason_id` is sent of a lost lead alone.
 
     To a new lead `contacts` and `companies` can be linked by id; complex creation makes them, with all that they have.
@@ -263,7 +352,7 @@ class Lead(Card):
     pipeline_id: int | None = None
     loss_reason_id: int | None = None
     source_id: int | None = None
-    source: dict[str, Any] | None = None
+    source: Named | None = None
     closed_at: int | None = None
     is_price_modified_by_robot: bool | None = None
     score: int | None = None
@@ -272,7 +361,6 @@ class Lead(Card):
     contacts: list[Contact] | None = None
     companies: list[Company] | None = None
     catalog_elements: "list[CatalogElement] | None" = None
-    metadata: dict[str, Any] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -316,11 +404,9 @@ class Customer(Card):
     catalog_elements: "list[CatalogElement] | None" = None
 
 
-class SocialProfile(Model):
+class SocialProfile(Named):
     """A contact's profile in a messenger."""
 
-    id: int | None = None
-    name: str | None = None
     avatar: str | None = None
     source_name: str | None = None
     data: Any = None
@@ -359,11 +445,14 @@ class Catalog(Stamped):
     sdk_widget_code: str | int | None = None
 
 
-class CatalogElement(WithFields, Stamped):
-    """An element of a list. Where it is linked to a card, `metadata` has quantity, catalog_id and price_id.
+class InvoiceWarning(Model):
+    """What is wrong with an invoice."""
 
-    `warning`, of an invoice, says in `message` what is wrong with it.
-    """
+    message: str | None = None
+
+
+class CatalogElement(WithFields, Stamped):
+    """An element of a list. Where it is linked to a card, `metadata` has quantity, catalog_id and price_id."""
 
     name: str | None = None
     catalog_id: int | None = None
@@ -374,17 +463,15 @@ class CatalogElement(WithFields, Stamped):
     quantity: float | None = None
     price_id: int | None = None
     metadata: dict[str, Any] | None = None
-    warning: dict[str, Any] | None = None
+    warning: InvoiceWarning | None = None
 
 
-class CustomField(Model):
+class CustomField(Named):
     """The definition of a custom field.
 
     Options in `enums` that exist keep their `id`; to leave them out may delete them.
     """
 
-    id: int | None = None
-    name: str | None = None
     type: str | None = None
     code: str | None = None
     sort: int | None = None
@@ -461,12 +548,11 @@ class Task(Stamped):
     result: dict[str, Any] | list[Any] | None = None
 
 
-Right = Literal["A", "G", "L", "M", "D"]
-"""Allowed, to the group, to what is linked, to the one responsible, denied."""
-
-
 class Rights(Model):
-    """What a user or a role may do: of leads, contacts and companies view, edit, add, delete, export."""
+    """What a user or a role may do: of leads, contacts and companies view, edit, add, delete, export.
+
+    Each is A allowed, G to the group, L to what is linked, M to the one responsible, or D denied.
+    """
 
     leads: dict[str, str] | None = None
     contacts: dict[str, str] | None = None
@@ -484,11 +570,15 @@ class Rights(Model):
     role_id: int | None = None
 
 
-class User(Model):
+class UsersGroup(Named):
+    """A group of users."""
+
+    uuid: str | None = None
+
+
+class User(Named):
     """A user. `password` is of a new one alone."""
 
-    id: int | None = None
-    name: str | None = None
     email: str | None = None
     password: str | None = Field(default=None, repr=False)
     lang: str | None = None
@@ -497,42 +587,51 @@ class User(Model):
     user_rank: str | None = None
     phone_number: str | None = None
     rights: Rights | None = None
-    groups: list[dict[str, Any]] | None = None
-    roles: list[dict[str, Any]] | None = None
+    groups: list[UsersGroup] | None = None
+    roles: "list[Role] | None" = None
+
+    @override
+    def settle(self, answer: Mapping[str, Any]) -> None:
+        self._set("password", None)
+        self.__pydantic_fields_set__.discard("password")
+        super().settle(answer)
 
 
-class Role(Model):
+class Role(Named):
     """A role."""
 
-    id: int | None = None
-    name: str | None = None
     rights: Rights | None = None
-    users: list[dict[str, Any]] | None = None
+    users: list[User] | None = None
 
 
-class Status(Model):
+class StatusDescription(Stamped):
+    """What is said of a stage to users of a `level`: newbie, candidate, master."""
+
+    pipeline_id: int | None = None
+    status_id: int | None = None
+    level: str | None = None
+    description: str | None = None
+
+
+class Status(Named):
     """A stage of a pipeline."""
 
     _embedded_names = frozenset({"descriptions"})
 
-    id: int | None = None
-    name: str | None = None
     sort: int | None = None
     color: str | None = None
     type: int | None = None
     is_editable: bool | None = None
     pipeline_id: int | None = None
     account_id: int | None = None
-    descriptions: list[dict[str, Any]] | None = None
+    descriptions: list[StatusDescription] | None = None
 
 
-class Pipeline(Model):
+class Pipeline(Named):
     """A pipeline of leads."""
 
     _embedded_names = frozenset({"statuses"})
 
-    id: int | None = None
-    name: str | None = None
     sort: int | None = None
     is_main: bool | None = None
     is_unsorted_on: bool | None = None
@@ -541,21 +640,17 @@ class Pipeline(Model):
     statuses: list[Status] | None = None
 
 
-class LossReason(Model):
+class LossReason(Named):
     """Why a lead was lost."""
 
-    id: int | None = None
-    name: str | None = None
     sort: int | None = None
     created_at: int | None = None
     updated_at: int | None = None
 
 
-class CustomerStatus(Model):
+class CustomerStatus(Named):
     """A stage of customers."""
 
-    id: int | None = None
-    name: str | None = None
     sort: int | None = None
     color: str | None = None
     type: int | None = None
@@ -592,7 +687,7 @@ class Transaction(Stamped):
     catalog_elements: list[CatalogElement] | None = None
 
 
-class Unsorted(Model):
+class Unsorted(WithMetadata):
     """An incoming lead. `category` is sip, forms, mail or chats, of which the first two can be added."""
 
     _embedded_names = frozenset({"leads", "contacts", "companies"})
@@ -603,7 +698,6 @@ class Unsorted(Model):
     source_name: str | None = None
     pipeline_id: int | None = None
     created_at: int | None = None
-    metadata: dict[str, Any] | None = None
     leads: list[Lead] | None = None
     contacts: list[Contact] | None = None
     companies: list[Company] | None = None
@@ -684,6 +778,15 @@ class Webhook(Model):
     account_id: int | None = None
 
 
+class SettingTemplate(Model):
+    """A setting that a widget asks for."""
+
+    key: str | None = None
+    name: str | None = None
+    type: str | None = None
+    is_required: bool | None = None
+
+
 class Widget(Model):
     """A widget."""
 
@@ -691,7 +794,7 @@ class Widget(Model):
     code: str | None = None
     version: str | None = None
     rating: float | str | None = None
-    settings_template: list[dict[str, Any]] | None = None
+    settings_template: list[SettingTemplate] | None = None
     settings: dict[str, Any] | list[Any] | None = None
     is_lead_source: bool | None = None
     is_work_with_dp: bool | None = None
@@ -726,16 +829,37 @@ class Talk(Model):
     account_id: int | None = None
 
 
-class Source(Model):
-    """A source of chats. `services` are such as {"type": "whatsapp", "pages": [{"id", "name", "link"}]}."""
+class SourcePage(Model):
+    """A page of a messenger: for WhatsApp `link` is a phone, `id` and `name` are of our choice."""
 
-    id: int | None = None
+    id: str | int | None = None
     name: str | None = None
+    link: str | None = None
+
+
+class SourceParams(Model):
+    """What a messenger can do."""
+
+    waba: bool | None = None
+    is_supports_list_message: bool | None = None
+
+
+class SourceService(Model):
+    """A messenger of a source; `type` is such as whatsapp."""
+
+    type: str | None = None
+    pages: list[SourcePage] | None = None
+    params: SourceParams | None = None
+
+
+class Source(Named):
+    """A source of chats."""
+
     external_id: str | None = None
     pipeline_id: int | None = None
     default: bool | None = None
     origin_code: str | None = None
-    services: list[dict[str, Any]] | None = None
+    services: list[SourceService] | None = None
 
 
 class WebsiteButton(Model):
@@ -757,6 +881,7 @@ class WebsiteButton(Model):
 class ShortLink(Model):
     """A short link. `metadata` of a new one names the entity: entity_id and entity_type."""
 
+    id: int | None = None
     url: str | None = None
     metadata: dict[str, Any] | None = None
     entity_id: int | None = None
@@ -772,20 +897,34 @@ class Review(Model):
     reject_reason: str | None = None
 
 
-class ChatTemplate(Model):
-    """A template of messages. `buttons` are {"type": "inline", "text"} or {"type": "url", "text", "url"}.
+class Button(Model):
+    """A button under a message; `type` is inline, or url, which has a `url`."""
+
+    type: str | None = None
+    text: str | None = None
+    url: str | None = None
+
+
+class Attachment(Model):
+    """A file of the drive, by its uuid, that goes with a message; `type` is such as file or picture."""
+
+    type: str | None = None
+    id: str | int | None = None
+    name: str | None = None
+
+
+class ChatTemplate(Named):
+    """A template of messages.
 
     `type` is amocrm or waba, and what begins with waba is WhatsApp's.
     """
 
-    id: int | None = None
-    name: str | None = None
     content: str | None = None
     type: str | None = None
     external_id: str | None = None
     is_editable: bool | None = None
-    buttons: list[dict[str, Any]] | None = None
-    attachment: dict[str, Any] | None = None
+    buttons: list[Button] | None = None
+    attachment: Attachment | None = None
     waba_header: str | None = None
     waba_footer: str | None = None
     waba_category: str | None = None
@@ -810,6 +949,14 @@ class Currency(Model):
     code: str | None = None
 
 
+class FilePreview(Model):
+    """A smaller picture of a file, in pixels."""
+
+    download_link: str | None = None
+    width: int | None = None
+    height: int | None = None
+
+
 class File(Model):
     """A file on the drive. `size` is in bytes."""
 
@@ -824,7 +971,7 @@ class File(Model):
     has_multiple_versions: bool | None = None
     source_id: int | None = None
     metadata: dict[str, Any] | None = None
-    previews: list[dict[str, Any]] | None = None
+    previews: list[FilePreview] | None = None
     created_by: dict[str, Any] | None = None
     updated_by: dict[str, Any] | None = None
     deleted_by: dict[str, Any] | None = None
@@ -840,18 +987,47 @@ class EntityFile(Model):
     id: int | None = None
 
 
-class Bot(Model):
+class Bot(Named):
     """A salesbot."""
 
-    id: int | None = None
-    name: str | None = None
+
+class AmojoRights(Model):
+    """What users may do in chats."""
+
+    can_direct: bool | None = None
+    can_create_groups: bool | None = None
 
 
-class Account(Model):
+class TaskType(Named):
+    """A type of tasks."""
+
+    color: str | None = None
+    icon_id: int | None = None
+    code: str | None = None
+
+
+class DateTimeSettings(Model):
+    """How the account writes times; `timezone` is a name such as Europe/Moscow."""
+
+    date_pattern: str | None = None
+    short_date_pattern: str | None = None
+    short_time_pattern: str | None = None
+    date_format: str | None = None
+    time_format: str | None = None
+    timezone: str | None = None
+    timezone_offset: str | None = None
+
+
+class InvoicesSettings(Model):
+    """In which language and which list invoices are."""
+
+    lang: str | None = None
+    invoices_catalog_id: int | None = None
+
+
+class Account(Named):
     """The account; what comes with it is up to `with_`."""
 
-    id: int | None = None
-    name: str | None = None
     subdomain: str | None = None
     created_at: int | None = None
     created_by: int | None = None
@@ -873,8 +1049,8 @@ class Account(Model):
     uuid: str | None = None
     version: int | None = None
     drive_url: str | None = None
-    amojo_rights: dict[str, Any] | None = None
-    users_groups: list[dict[str, Any]] | None = None
-    task_types: list[dict[str, Any]] | None = None
-    datetime_settings: dict[str, Any] | None = None
-    invoices_settings: dict[str, Any] | None = None
+    amojo_rights: AmojoRights | None = None
+    users_groups: list[UsersGroup] | None = None
+    task_types: list[TaskType] | None = None
+    datetime_settings: DateTimeSettings | None = None
+    invoices_settings: InvoicesSettings | None = None

@@ -11,9 +11,9 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from crm_relay.amocrm.client import decoded, is_amocrm_host, origin, rate_limited
+from crm_relay.amocrm.client import asked, beside, decoded, is_amocrm_host, origin, rate_limited
 from crm_relay.http_client import Exchange, Request, Response
-from crm_relay.outcomes import Blocked, OutcomeUnknown, Rejected, Unauthorized, Unreachable
+from crm_relay.outcomes import Blocked, OutcomeUnknown, Rejected, Unauthorized
 
 DEADLINE = 15.0
 """Seconds for one token request."""
@@ -67,9 +67,9 @@ BUTTON_COLORS = {
 
 def authorize_url(app: App, state: str, *, host: str, mode: Mode = "popup") -> str:
     """Return the address of the consent page for an account at `host`; it comes back to the app's redirect_uri."""
-    # A sandbox on this machine is all in one place.
-    site = f"https://www.{host.partition('.')[2]}" if is_amocrm_host(host) else origin(host)
-    return f"{site}/oauth?{urlencode({'client_id': app.client_id, 'state': state, 'mode': mode})}"
+    return (
+        f"{origin(beside(host, 'www'))}/oauth?{urlencode({'client_id': app.client_id, 'state': state, 'mode': mode})}"
+    )
 
 
 def button(
@@ -77,12 +77,12 @@ def button(
     state: str,
     *,
     title: str,
+    host: str = "www.amocrm.ru",
     compact: bool = True,
     color: str = "default",
     class_name: str = "",
     error_callback: str = "",
     mode: Mode = "popup",
-    kommo: bool = False,
 ) -> str:
     """Return the HTML of amoCRM's button, or Kommo's, that asks for consent (amoCRM reference, section 5.2).
 
@@ -90,16 +90,16 @@ def button(
         app: the integration.
         state: comes back with the code.
         title: on the button.
+        host: of the account, or any other of the same site.
         compact: whether the button is small.
         color: a name of BUTTON_COLORS, or any "#RRGGBB".
         class_name: of CSS.
         error_callback: a function of the page's script.
         mode: where the consent ends.
-        kommo: whether accounts are Kommo's.
     """
-    site = "kommo" if kommo else "amocrm"
+    site = beside(host, "www")
     attributes = {
-        "class": f"{site}_oauth",
+        "class": "kommo_oauth" if site.endswith("kommo.com") else "amocrm_oauth",
         "charset": "utf-8",
         "data-client-id": app.client_id,
         "data-title": title,
@@ -109,7 +109,7 @@ def button(
         "data-state": state,
         "data-error-callback": error_callback,
         "data-mode": mode,
-        "src": f"https://www.{'kommo.com' if kommo else 'amocrm.ru'}/auth/button.min.js",
+        "src": f"{origin(site)}/auth/button.min.js",
     }
     return f"<script {' '.join(f'{name}="{escape(value)}"' for name, value in attributes.items())}></script>"
 
@@ -145,13 +145,16 @@ def refresh(app: App, pair: TokenPair, *, now: float) -> Exchange[TokenPair]:
         except OutcomeUnknown:
             return (yield from _tokens(app, pair.host, grant, now))
     except (Unauthorized, Rejected) as refusal:
-        host = yield from current_host(pair, now=now)
+        try:
+            host = yield from current_host(pair, now=now)
+        except Unauthorized:
+            host = pair.host
         if host == pair.host:
-            raise Unauthorized(str(refusal)) from None
+            raise Unauthorized(str(refusal)) from refusal.__cause__
     try:
         return (yield from _tokens(app, host, grant, now))
     except Rejected as refusal:
-        raise Unauthorized(str(refusal)) from None
+        raise Unauthorized(str(refusal)) from refusal.__cause__
 
 
 def exchange_api_key(app: App, host: str, login: str, api_key: str, *, now: float) -> Exchange[None]:
@@ -162,9 +165,12 @@ def exchange_api_key(app: App, host: str, login: str, api_key: str, *, now: floa
         NotExecuted, OutcomeUnknown, Rejected, Blocked: no usable answer.
     """
     body = {"login": login, "api_key": api_key, "client_uuid": app.client_id, "client_secret": app.client_secret}
-    response = yield _post(f"{origin(host)}/oauth2/exchange_api_key", body)
-    if response.status != 202:
-        _refuse(response, decoded(response), now)
+
+    def read(response: Response) -> None:
+        if response.status != 202:
+            _refuse(response, decoded(response), now)
+
+    yield from asked(_post(f"{origin(host)}/oauth2/exchange_api_key", body), None, read)
 
 
 def account_domain(host: str, access_token: str, *, now: float) -> Exchange[AccountDomain]:
@@ -174,21 +180,23 @@ def account_domain(host: str, access_token: str, *, now: float) -> Exchange[Acco
 
     Raises:
         Unauthorized: the token is not accepted.
-        NotExecuted, OutcomeUnknown, Rejected, Blocked: no usable answer.
+        NotExecuted, Rejected, Blocked: no usable answer.
     """
-    site = f"https://www.{host.partition('.')[2]}" if is_amocrm_host(host) else origin(host)
-    headers = {"Authorization": f"Bearer {access_token}"}
-    response = yield Request("GET", f"{site}/oauth2/account/subdomain", headers=headers, deadline=DEADLINE)
-    match decoded(response):
-        case {
-            "id": int(account_id),
-            "subdomain": str(subdomain),
-            "domain": str(domain),
-            "top_level_domain": str(top_level_domain),
-        } if response.status == 200:
-            return AccountDomain(account_id, subdomain, domain, top_level_domain)
-        case answer:
-            _refuse(response, answer, now)
+
+    def read(response: Response) -> AccountDomain:
+        match decoded(response):
+            case {
+                "id": int(account_id),
+                "subdomain": str(subdomain),
+                "domain": str(domain),
+                "top_level_domain": str(top_level_domain),
+            } if response.status == 200:
+                return AccountDomain(account_id, subdomain, domain, top_level_domain)
+            case answer:
+                _refuse(response, answer, now)
+
+    url = f"{origin(beside(host, 'www'))}/oauth2/account/subdomain"
+    return (yield from asked(_get(url, {"Authorization": f"Bearer {access_token}"}), None, read))
 
 
 def current_host(pair: TokenPair, *, now: float) -> Exchange[str]:
@@ -201,14 +209,8 @@ def current_host(pair: TokenPair, *, now: float) -> Exchange[str]:
     domain = _claims(pair.access_token).get("api_domain")
     if not isinstance(domain, str) or not is_amocrm_host(domain):
         raise Unauthorized("no_api_domain")
-    request = Request(
-        "GET",
-        f"{origin(domain)}/oauth2/account/current/subdomain",
-        headers={"X-Refresh-Token": pair.refresh_token},
-        deadline=DEADLINE,
-    )
-    try:
-        response = yield request
+
+    def read(response: Response) -> str:
         match decoded(response):
             case {"domain": str(host)} if response.status == 200:
                 if is_amocrm_host(host):
@@ -216,10 +218,12 @@ def current_host(pair: TokenPair, *, now: float) -> Exchange[str]:
                 raise Blocked("foreign_host")
             case answer:
                 _refuse(response, answer, now)
-    except OutcomeUnknown as outcome:
-        raise Unreachable(str(outcome)) from None
+
+    url = f"{origin(domain)}/oauth2/account/current/subdomain"
+    try:
+        return (yield from asked(_get(url, {"X-Refresh-Token": pair.refresh_token}), None, read))
     except Rejected as refusal:
-        raise Unauthorized(str(refusal)) from None
+        raise Unauthorized(str(refusal)) from refusal.__cause__
 
 
 def expires_at(token: str) -> int | None:
@@ -262,14 +266,21 @@ def _tokens(app: App, host: str, grant: dict[str, str], now: float) -> Exchange[
         "redirect_uri": app.redirect_uri,
         **grant,
     }
-    response = yield _post(f"{origin(host)}/oauth2/access_token", body)
-    match decoded(response):
-        case {"access_token": str(access), "refresh_token": str(following), "expires_in": int(seconds)} if (
-            response.status == 200 and access and following
-        ):
-            return TokenPair(host, access, following, int(now) + seconds)
-        case answer:
-            _refuse(response, answer, now)
+
+    def read(response: Response) -> TokenPair:
+        match decoded(response):
+            case {"access_token": str(access), "refresh_token": str(following), "expires_in": int(seconds)} if (
+                response.status == 200 and access and following
+            ):
+                return TokenPair(host, access, following, int(now) + seconds)
+            case answer:
+                _refuse(response, answer, now)
+
+    return (yield from asked(_post(f"{origin(host)}/oauth2/access_token", body), None, read))
+
+
+def _get(url: str, headers: dict[str, str]) -> Request:
+    return Request("GET", url, headers=headers, deadline=DEADLINE)
 
 
 def _post(url: str, body: dict[str, str]) -> Request:

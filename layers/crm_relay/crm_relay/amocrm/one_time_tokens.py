@@ -1,4 +1,7 @@
-"""One-time tokens that widgets and bots send along, verified (amoCRM reference, section 5.8)."""
+"""One-time tokens that widgets and bots send along, verified (amoCRM reference, section 5.8).
+
+It needs PyJWT, which the Lambda layer does not hold: a function that wants it has to bring it along.
+"""
 
 from typing import Any
 

@@ -1,15 +1,16 @@
 """What amoCRM has, a row each, and the few things that can be done with a row (amoCRM reference, section 1)."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from itertools import count
+from typing import Any, Literal
 
 from crm_relay.amocrm.client import Account, TooMuchToRead, call
 from crm_relay.http_client import Exchange
 from crm_relay.outcomes import OutcomeUnknown, Rejected, Unreachable
 
 PAGE = 250
-"""Items of a page, and ids of a filter, at most."""
+"""Items of a page or of a write, and ids of a filter, at most."""
 
 type Card = Literal["leads", "contacts", "companies"]
 """Entities that have a card with notes."""
@@ -17,11 +18,10 @@ type Card = Literal["leads", "contacts", "companies"]
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One resource: where it is, the key of its list under `_embedded`, how many items one write takes."""
+    """One resource: where it is, and the key of its list under `_embedded`."""
 
     path: str
     key: str
-    writes: int = 250
 
 
 LEADS = Resource("api/v4/leads", "leads")
@@ -38,24 +38,12 @@ def notes(card: Card) -> Resource:
     return Resource(f"api/v4/{card}/notes", "notes")
 
 
-def custom_fields(card: Card) -> Resource:
-    """Return the definitions of a kind's custom fields."""
-    return Resource(f"api/v4/{card}/custom_fields", "custom_fields")
-
-
 @dataclass(frozen=True, slots=True)
 class Page:
     """One page of a list, and whether another follows."""
 
     items: list[dict[str, Any]]
     has_next: bool
-
-
-class Run(Protocol):
-    """Drives an exchange to its result, as HttpClient.run does."""
-
-    def __call__[T](self, exchange: Exchange[T], /) -> T:
-        """Return the exchange's result."""
 
 
 # All of these raise what `call` raises.
@@ -70,9 +58,13 @@ def read_page(
     account: Account, resource: Resource, number: int = 1, *, query: Mapping[str, Any] | None = None, now: float
 ) -> Exchange[Page]:
     """Read one page of a list, from 1 on; an empty list is one empty page, as amoCRM's 204 means."""
-    whole_query = {**(query or {}), "limit": PAGE, "page": number}
-    answer = yield from call(account, "GET", resource.path, query=whole_query, now=now)
-    return page_of(answer, resource.key)
+    return page_of((yield from _read_page(account, resource, number, query, now)), resource.key)
+
+
+def _read_page(
+    account: Account, resource: Resource, number: int, query: Mapping[str, Any] | None, now: float
+) -> Exchange[dict[str, Any]]:
+    return call(account, "GET", resource.path, query={**(query or {}), "limit": PAGE, "page": number}, now=now)
 
 
 def page_of(answer: Mapping[str, Any], key: str) -> Page:
@@ -92,41 +84,22 @@ def page_of(answer: Mapping[str, Any], key: str) -> Page:
             return Page(items or [], has_next=False)
 
 
-def read_each(
-    run: Run, account: Account, resource: Resource, *, query: Mapping[str, Any] | None = None, now: float
-) -> Iterator[dict[str, Any]]:
-    """Yield the items of a list; a page is read, by its own `run`, when the one before it is used up."""
-    number, has_next = 1, True
-    while has_next:
-        page = run(read_page(account, resource, number, query=query, now=now))
-        yield from page.items
-        number, has_next = number + 1, page.has_next
-
-
 def read_all(
     account: Account, resource: Resource, *, query: Mapping[str, Any] | None = None, now: float
 ) -> Exchange[list[dict[str, Any]]]:
     """Read all pages of a list."""
-    items: list[dict[str, Any]] = []
-    number, has_next = 1, True
-    while has_next:
-        page = yield from read_page(account, resource, number, query=query, now=now)
+    return every_page(lambda number: _read_page(account, resource, number, query, now), resource.key)
+
+
+def every_page[E](read: Callable[[int], Generator[E, Any, dict[str, Any]]], key: str) -> Generator[E, Any, list[Any]]:
+    """Return the items of all pages of a list; `read` asks for one by its number."""
+    items: list[Any] = []
+    for number in count(1):
+        page = page_of((yield from read(number)), key)
         items += page.items
-        number, has_next = number + 1, page.has_next
+        if not page.has_next:
+            break
     return items
-
-
-def read_one(
-    account: Account, resource: Resource, item_id: int, *, query: Mapping[str, Any] | None = None, now: float
-) -> Exchange[dict[str, Any] | None]:
-    """Read one item; None if it is not there."""
-    try:
-        answer = yield from call(account, "GET", f"{resource.path}/{item_id}", query=query, now=now)
-    except Rejected as refusal:
-        if refusal.reason == "http_404":
-            return None
-        raise
-    return answer or None
 
 
 def read_by_ids(
@@ -155,20 +128,20 @@ def read_by_ids(
 def add(
     account: Account, resource: Resource, items: Sequence[Mapping[str, Any]], *, now: float
 ) -> Exchange[list[dict[str, Any]]]:
-    """Add items, at most `resource.writes`, in one request; return what amoCRM made of each, in their order.
+    """Add items, 250 at most, in one request; return what amoCRM made of each, in their order.
 
     Raises:
         ValidationFailed: items are wrong, none was written; its `items` are by the place of each ("0", "1" …).
         OutcomeUnknown: an item is missing in the answer.
     """
-    return _write(account, "POST", resource, items, now)
-
-
-def update(
-    account: Account, resource: Resource, items: Sequence[Mapping[str, Any]], *, now: float
-) -> Exchange[list[dict[str, Any]]]:
-    """Change items, each with its `id` and only the fields that change; otherwise as `add`."""
-    return _write(account, "PATCH", resource, items, now)
+    assert 0 < len(items) <= PAGE
+    sent = [{**item, "request_id": str(place)} for place, item in enumerate(items)]
+    answer = yield from call(account, "POST", resource.path, body=sent, now=now)
+    made = {str(item.get("request_id")): item for item in embedded(answer, resource.key) or ()}
+    try:
+        return [made[item["request_id"]] for item in sent]
+    except KeyError:
+        raise OutcomeUnknown("answer_incomplete") from None
 
 
 def subscribe(account: Account, destination: str, settings: Sequence[str], *, now: float) -> Exchange[dict[str, Any]]:
@@ -184,19 +157,6 @@ def unsubscribe(account: Account, destination: str, *, now: float) -> Exchange[N
     except Rejected as refusal:
         if refusal.reason != "http_404":
             raise
-
-
-def _write(
-    account: Account, method: str, resource: Resource, items: Sequence[Mapping[str, Any]], now: float
-) -> Exchange[list[dict[str, Any]]]:
-    assert 0 < len(items) <= resource.writes
-    sent = [{**item, "request_id": str(place)} for place, item in enumerate(items)]
-    answer = yield from call(account, method, resource.path, body=sent, now=now)
-    made = {str(item.get("request_id")): item for item in embedded(answer, resource.key) or ()}
-    try:
-        return [made[item["request_id"]] for item in sent]
-    except KeyError:
-        raise OutcomeUnknown("answer_incomplete") from None
 
 
 def embedded(answer: Mapping[str, Any], key: str) -> list[dict[str, Any]] | None:

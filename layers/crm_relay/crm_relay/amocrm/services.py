@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from functools import update_wrapper
 from io import SEEK_END, BytesIO
 from itertools import batched, groupby
-from typing import Any, BinaryIO, ClassVar, Concatenate, Literal, Self, overload
+from types import get_original_bases
+from typing import Any, BinaryIO, ClassVar, Concatenate, Literal, Self, get_args, overload
 from urllib.parse import quote
 
 from crm_relay.amocrm import filters as f
 from crm_relay.amocrm import models as m
 from crm_relay.amocrm.client import ValidationFailed
-from crm_relay.amocrm.resources import PAGE, embedded, page_of
+from crm_relay.amocrm.resources import PAGE, embedded, every_page, page_of
 from crm_relay.amocrm.session import Found, Session, Stream, Work
 from crm_relay.outcomes import NotExecuted, Outcome, OutcomeUnknown, Rejected
 
@@ -96,13 +97,13 @@ class listing[**P, T]:  # noqa: N801 (a decorator)
 
 @dataclass(frozen=True)
 class Row:
-    """A service as it is: where, under which key of `_embedded`, what its items are, and what may come with them.
+    """A service as it is: where, under which key of `_embedded`, and what may come with its items.
+
+    What its items are and what its list takes is said by the bases that the service has.
 
     Attributes:
         path: with places for what the service is of, such as {entity}.
         key: under `_embedded`; "" where the answer itself is the object.
-        model: of an item.
-        filter: what its list takes.
         with_: what can be asked for in addition, with spaces between.
         paged: whether its list has pages.
         id: what an item is known by.
@@ -110,8 +111,6 @@ class Row:
 
     path: str
     key: str
-    model: type[m.Model]
-    filter: type[f.Filter] = f.PagesFilter
     with_: str = ""
     paged: bool = True
     id: str = "id"
@@ -143,6 +142,14 @@ class Failure[M]:
     errors: tuple[str, ...] = ()
 
 
+class UnknownField(Rejected, ValueError):
+    """A custom field was set by a name that there is none of: nothing was sent of the entity."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no custom field is named {name!r}")
+        self.name = name
+
+
 class NotAllWritten[M](Outcome):
     """Some items of a batch were not written: `failures` says which and why, `written` has the others.
 
@@ -155,10 +162,32 @@ class NotAllWritten[M](Outcome):
         self.failures = failures
 
 
+@dataclass(frozen=True)
+class _Write[M]:
+    """An item that is to be written: its place in what was given, and what is sent of it to where."""
+
+    item: M
+    place: int
+    path: str
+    body: dict[str, Any]
+
+
 class Service[S, M: m.Model](Client[S]):
     """What all services have in common."""
 
     row: ClassVar[Row]
+    model: ClassVar[type[m.Model]]
+    """Of an item."""
+    filter: ClassVar[type[f.Filter]]
+    """Of the list."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for said in (argument for base in get_original_bases(cls) for argument in get_args(base)):
+            if isinstance(said, type) and issubclass(said, m.Model):
+                cls.model = said
+            if isinstance(said, type) and issubclass(said, f.Filter):
+                cls.filter = said
 
     def __init__(self, client: Client[S], **places: object) -> None:
         self._client = client
@@ -184,7 +213,7 @@ class Service[S, M: m.Model](Client[S]):
         return (yield from self.session.call(method, whole, query=query, body=body, host=host))
 
     def _read(self, item: Mapping[str, Any]) -> M:
-        model: Any = self.row.model
+        model: Any = self.model
         return model.read(item)  # type: ignore[no-any-return]
 
     def _query(self, filter_: f.Filter | None, with_: Iterable[str]) -> dict[str, Any]:
@@ -287,24 +316,34 @@ class Written[S, M: m.Model](Service[S, M]):
         self,
         method: str,
         items: Sequence[M],
-        body: Callable[[M], dict[str, Any]],
-        path: Callable[[M], str],
+        writes: Iterable[_Write[M]],
         settle: Callable[[M, Mapping[str, Any]], None] = lambda item, answer: item.settle(answer),
     ) -> Work[None]:
-        waiting = [(place, item, path(item)) for place, item in enumerate(items)]
+        """Write in requests; whatever of an item is wrong before anybody is asked fails it alone."""
+        waiting: list[_Write[M]] = []
         failures: list[Failure[M]] = []
+        for write in writes:
+            try:
+                body = yield from self._with_field_ids(write.body, self.fields_of)
+            except UnknownField as unknown:
+                failures.append(Failure(write.item, write.place, unknown))
+            else:
+                named = body if self.by_place else {**body, "request_id": str(write.place)}
+                waiting.append(replace(write, body=named))
         stopped: Outcome | None = None
-        for where, same in groupby(waiting, key=lambda one: one[2]):
+        for path, same in groupby(waiting, key=lambda write: write.path):
             for some in batched(same, WRITES):
-                if stopped is not None:
-                    failures += [Failure(item, place, NotExecuted("not_sent")) for place, item, _ in some]
-                    continue
+                outcome = stopped and NotExecuted("not_sent")
                 try:
-                    failures += yield from self._write_some(method, where, [one[:2] for one in some], body, settle)
-                except Outcome as outcome:
-                    failures += [Failure(item, place, outcome) for place, item, _ in some]
-                    stopped = None if isinstance(outcome, Rejected) else outcome
+                    if outcome is None:
+                        failures += yield from self._write_some(method, path, some, settle)
+                except Outcome as failure:
+                    outcome = failure
+                    stopped = None if isinstance(failure, Rejected) else failure
+                if outcome is not None:
+                    failures += [Failure(write.item, write.place, outcome) for write in some]
         if failures:
+            failures.sort(key=lambda failure: failure.place)
             failed = {failure.place for failure in failures}
             raise NotAllWritten([item for place, item in enumerate(items) if place not in failed], failures)
 
@@ -312,45 +351,46 @@ class Written[S, M: m.Model](Service[S, M]):
         self,
         method: str,
         path: str,
-        items: Sequence[tuple[int, M]],
-        body: Callable[[M], dict[str, Any]],
+        writes: Sequence[_Write[M]],
         settle: Callable[[M, Mapping[str, Any]], None],
     ) -> Work[list[Failure[M]]]:
         failures: list[Failure[M]] = []
-        while items:
-            sent = []
-            for place, item in items:
-                known = yield from self._with_field_ids(body(item), self.fields_of)
-                sent.append(known if self.by_place else {**known, "request_id": str(place)})
+        while writes:
+            sent = [write.body for write in writes]
             try:
                 answer = yield from self.session.call(method, path, body=sent, host=(yield from self._host()))
             except ValidationFailed as refusal:
-                wrong = {place for place, _ in items if str(place) in refusal.items}
+                errors = {write.place: refusal.items.get(str(write.place)) for write in writes}
+                wrong = [
+                    Failure(one.item, one.place, refusal, said)
+                    for one in writes
+                    if (said := errors[one.place]) is not None
+                ]
                 if not wrong:
                     raise
                 # amoCRM has written nothing of the request, so what is right can be sent again.
-                failures += [Failure(item, p, refusal, refusal.items[str(p)]) for p, item in items if p in wrong]
-                items = [one for one in items if one[0] not in wrong]
+                failures += wrong
+                writes = [write for write in writes if errors[write.place] is None]
                 continue
-            made = self._made(items, answer)
-            for place, item in items:
-                if place in made:
-                    settle(item, made[place])
+            made = self._made([write.place for write in writes], answer)
+            for write in writes:
+                if write.place in made:
+                    settle(write.item, made[write.place])
                 else:
-                    failures.append(Failure(item, place, OutcomeUnknown("answer_incomplete")))
+                    failures.append(Failure(write.item, write.place, OutcomeUnknown("answer_incomplete")))
             break
         return failures
 
-    def _made(self, items: Sequence[tuple[int, M]], answer: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
+    def _made(self, places: Sequence[int], answer: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
         """Return what amoCRM made of the items, by their places; leads that it merged share one answer."""
         made: list[dict[str, Any]] = answer["items"] if "items" in answer else embedded(answer, self.row.key) or []
         if self.by_place:
-            return {place: one for (place, _), one in zip(items, made, strict=False)}
+            return dict(zip(places, made, strict=False))
         found: dict[str, Mapping[str, Any]] = {}
         for one in made:
             names = one.get("request_id")
             found |= dict.fromkeys(map(str, names if isinstance(names, list) else [names]), one)
-        return {place: found[str(place)] for place, _ in items if str(place) in found}
+        return {place: found[str(place)] for place in places if str(place) in found}
 
     def _with_field_ids(self, body: dict[str, Any], fields_of: str) -> Work[dict[str, Any]]:
         """Return what is sent, where custom fields that were set by name, also of what is inside, have their ids."""
@@ -374,20 +414,16 @@ class Written[S, M: m.Model](Service[S, M]):
         for held in fields:
             name = held.get("field_name")
             if name is not None and name not in ids:
-                raise Rejected(f"no custom field is named {name!r}")
+                raise UnknownField(name)
             known.append(held if name is None else {"field_id": ids[name], "values": held["values"]})
         return {**body, "custom_fields_values": known}
 
     def _field_ids(self, place: str) -> Work[dict[str, int]]:
-        ids: dict[str, int] = {}
-        number, has_next = 1, True
-        while has_next:
-            query = {"limit": PAGE, "page": number}
-            answer = yield from self.session.call("GET", f"api/v4/{place}/custom_fields", query=query)
-            page = page_of(answer, "custom_fields")
-            ids |= {field["name"]: field["id"] for field in page.items}
-            number, has_next = number + 1, page.has_next
-        return ids
+        path = f"api/v4/{place}/custom_fields"
+        found = yield from every_page(
+            lambda number: self.session.call("GET", path, query={"limit": PAGE, "page": number}), "custom_fields"
+        )
+        return {field["name"]: field["id"] for field in found}
 
 
 class Added[S, M: m.Model](Written[S, M]):
@@ -401,14 +437,17 @@ class Added[S, M: m.Model](Written[S, M]):
             NotAllWritten: some were not added; it says which, and why.
         """
         given = [*items]
-        yield from self._write("POST", given, m.Model.changes, self._add_path)
+        yield from self._write("POST", given, self._new(given))
         return given
 
     @operation
     def add_one(self, item: M) -> Work[M]:
         """Add an item; its model gets its id."""
-        yield from _of_one(self._write("POST", [item], m.Model.changes, self._add_path))
+        yield from _of_one(self._write("POST", [item], self._new([item])))
         return item
+
+    def _new(self, items: Iterable[M]) -> Iterator[_Write[M]]:
+        return (_Write(item, place, self._add_path(item), item.changes()) for place, item in enumerate(items))
 
 
 class Updated[S, M: m.Model](Written[S, M]):
@@ -422,12 +461,13 @@ class Updated[S, M: m.Model](Written[S, M]):
             NotAllWritten: some were not written; it says which, and why.
         """
         given = [*items]
-        changed = [item for item in given if item.changes()]
-        yield from self._write("PATCH", changed, self._change, lambda _: self._path)
+        writes = (
+            _Write(item, place, self._path, {self.row.id: self._id(item), **changes})
+            for place, item in enumerate(given)
+            if (changes := item.changes())
+        )
+        yield from self._write("PATCH", given, writes)
         return given
-
-    def _change(self, item: M) -> dict[str, Any]:
-        return {self.row.id: self._id(item), **item.changes()}
 
 
 class UpdatedOne[S, M: m.Model](Written[S, M]):
@@ -453,6 +493,10 @@ class DeletedOne[S, M: m.Model](Service[S, M]):
     def delete_one(self, item: M | int | str) -> Work[None]:
         """Delete an item, named by its model or id."""
         yield from self._call("DELETE", self._of_item(item))
+
+
+class Settings[S, M: m.Model](Kept[S, M, f.PagesFilter], DeletedOne[S, M]):
+    """What can be done with most of an account's settings."""
 
 
 class Deleted[S, M: m.Model](DeletedOne[S, M]):
@@ -487,6 +531,10 @@ class Linked[S, M: m.Model](Service[S, M]):
         yield from self._call("POST", f"{self._of_item(item)}/unlink", body=[link.written() for link in links])
 
 
+class Cards[S, M: m.Model, F: f.Filter](Kept[S, M, F], Updated[S, M], Linked[S, M]):
+    """What can be done with all that has a card."""
+
+
 def _of_one[T](work: Work[T]) -> Work[T]:
     """Raise what became of the one item."""
     try:
@@ -518,7 +566,6 @@ class AccountService[S](Service[S, m.Account]):
     row = Row(
         "api/v4/account",
         "",
-        m.Account,
         with_="amojo_id uuid amojo_rights users_groups task_types version datetime_settings invoices_settings "
         "is_api_filter_enabled drive_url",
     )
@@ -529,14 +576,12 @@ class AccountService[S](Service[S, m.Account]):
         return m.Account.read((yield from self._call("GET", query=self._query(None, with_))))
 
 
-class Leads[S](Kept[S, m.Lead, f.LeadsFilter], Updated[S, m.Lead], Linked[S, m.Lead]):
+class Leads[S](Cards[S, m.Lead, f.LeadsFilter]):
     """Leads."""
 
     row = Row(
         "api/v4/leads",
         "leads",
-        m.Lead,
-        f.LeadsFilter,
         with_="catalog_elements is_price_modified_by_robot contacts source_id loss_reason only_deleted source",
     )
     fields_of = "leads"
@@ -557,7 +602,9 @@ class Leads[S](Kept[S, m.Lead, f.LeadsFilter], Updated[S, m.Lead], Linked[S, m.L
             lead.settle({"id": answer["id"]})
             made[id(lead)] = m.ComplexLead.read(answer)
 
-        yield from self._write("POST", given, m.Lead.written, lambda _: f"{self._path}/complex", settle)
+        path = f"{self._path}/complex"
+        writes = (_Write(lead, place, path, lead.written()) for place, lead in enumerate(given))
+        yield from self._write("POST", given, writes, settle)
         return [made[id(lead)] for lead in given]
 
     @operation
@@ -567,16 +614,10 @@ class Leads[S](Kept[S, m.Lead, f.LeadsFilter], Updated[S, m.Lead], Linked[S, m.L
         return made
 
 
-class Contacts[S](Kept[S, m.Contact, f.ContactsFilter], Updated[S, m.Contact], Linked[S, m.Contact]):
+class Contacts[S](Cards[S, m.Contact, f.ContactsFilter]):
     """Contacts."""
 
-    row = Row(
-        "api/v4/contacts",
-        "contacts",
-        m.Contact,
-        f.ContactsFilter,
-        with_="leads customers catalog_elements social_profiles only_deleted",
-    )
+    row = Row("api/v4/contacts", "contacts", with_="leads customers catalog_elements social_profiles only_deleted")
     fields_of = "contacts"
 
     @operation
@@ -593,29 +634,17 @@ class Contacts[S](Kept[S, m.Contact, f.ContactsFilter], Updated[S, m.Contact], L
         return [m.ChatLink.read(link) for link in embedded(answer, "chats") or ()]
 
 
-class Companies[S](Kept[S, m.Company, f.CompaniesFilter], Updated[S, m.Company], Linked[S, m.Company]):
+class Companies[S](Cards[S, m.Company, f.CompaniesFilter]):
     """Companies."""
 
-    row = Row(
-        "api/v4/companies",
-        "companies",
-        m.Company,
-        f.CompaniesFilter,
-        with_="leads customers contacts catalog_elements only_deleted",
-    )
+    row = Row("api/v4/companies", "companies", with_="leads customers contacts catalog_elements only_deleted")
     fields_of = "companies"
 
 
-class Customers[S](Kept[S, m.Customer, f.CustomersFilter], Updated[S, m.Customer], Linked[S, m.Customer]):
+class Customers[S](Cards[S, m.Customer, f.CustomersFilter]):
     """Customers."""
 
-    row = Row(
-        "api/v4/customers",
-        "customers",
-        m.Customer,
-        f.CustomersFilter,
-        with_="catalog_elements companies contacts group_id",
-    )
+    row = Row("api/v4/customers", "customers", with_="catalog_elements companies contacts group_id")
     fields_of = "customers"
 
     @operation
@@ -625,30 +654,26 @@ class Customers[S](Kept[S, m.Customer, f.CustomersFilter], Updated[S, m.Customer
         return answer.get("mode")
 
 
-class CustomersBonusPoints[S](Service[S, m.Customer]):
-    """Bonus points of customers."""
+class CustomersBonusPoints[S](Service[S, m.Model]):
+    """Bonus points of a customer."""
 
-    row = Row("api/v4/customers", "", m.Customer)
-
-    @operation
-    def earn(self, customer_id: int, points: int) -> Work[int]:
-        """Give a customer points; return how many there are now."""
-        return (yield from self._points(customer_id, {"earn": points}))
+    row = Row("api/v4/customers/{customer_id}/bonus_points", "")
 
     @operation
-    def redeem(self, customer_id: int, points: int) -> Work[int]:
-        """Take points off a customer; return how many are left."""
-        return (yield from self._points(customer_id, {"redeem": points}))
+    def earn(self, points: int) -> Work[int]:
+        """Give the customer points; return how many there are now."""
+        return int((yield from self._call("POST", body={"earn": points})).get("bonus_points", 0))
 
-    def _points(self, customer_id: int, body: Mapping[str, int]) -> Work[int]:
-        answer = yield from self._call("POST", f"{customer_id}/bonus_points", body=body)
-        return int(answer.get("bonus_points", 0))
+    @operation
+    def redeem(self, points: int) -> Work[int]:
+        """Take points off the customer; return how many are left."""
+        return int((yield from self._call("POST", body={"redeem": points})).get("bonus_points", 0))
 
 
 class CustomersSegments[S](Listed[S, m.Segment, f.PagesFilter], Got[S, m.Segment], UpdatedOne[S, m.Segment]):
     """Segments of customers."""
 
-    row = Row("api/v4/customers/segments", "segments", m.Segment)
+    row = Row("api/v4/customers/segments", "segments")
     fields_of = "customers/segments"
 
     @operation
@@ -660,73 +685,75 @@ class CustomersSegments[S](Listed[S, m.Segment, f.PagesFilter], Got[S, m.Segment
         return item
 
 
-class CustomersStatuses[S](Kept[S, m.CustomerStatus, f.PagesFilter], DeletedOne[S, m.CustomerStatus]):
+class CustomersStatuses[S](Settings[S, m.CustomerStatus]):
     """Stages of customers."""
 
-    row = Row("api/v4/customers/statuses", "statuses", m.CustomerStatus, paged=False)
+    row = Row("api/v4/customers/statuses", "statuses", paged=False)
 
 
 class Transactions[S](
     Listed[S, m.Transaction, f.PagesFilter],
     Got[S, m.Transaction],
     Added[S, m.Transaction],
-    DeletedOne[S, m.Transaction],
 ):
     """Purchases, of one customer or of all; a new one, or one to delete, needs its customer."""
 
-    row = Row("api/v4/customers/transactions", "transactions", m.Transaction)
+    row = Row("api/v4/customers/transactions", "transactions")
 
     def __init__(self, client: Client[S], customer_id: int | None = None, *, accrue_bonus: bool = False) -> None:
         super().__init__(client)
         self._customer_id = customer_id
         self._accrue_bonus = accrue_bonus
         if customer_id is not None:
-            self._path = f"api/v4/customers/{customer_id}/transactions"
+            self._path = self._of_customer(None)
+
+    @operation
+    def delete_one(self, item: m.Transaction | int) -> Work[None]:
+        """Delete a purchase, named by its model or, of one customer, by id."""
+        path = self._of_customer(item if isinstance(item, m.Transaction) else None)
+        yield from self.session.call("DELETE", f"{path}/{self._of_item(item)}")
 
     def _add_path(self, item: m.Transaction) -> str:
-        owner = self._customer_id if item.customer_id is None else item.customer_id
-        return f"api/v4/customers/{owner}/transactions?accrue_bonus={str(self._accrue_bonus).lower()}"
+        return f"{self._of_customer(item)}?accrue_bonus={str(self._accrue_bonus).lower()}"
+
+    def _of_customer(self, item: m.Transaction | None) -> str:
+        owner = self._customer_id if item is None or item.customer_id is None else item.customer_id
+        if owner is None:
+            raise ValueError("it has no customer_id yet")
+        return f"api/v4/customers/{owner}/transactions"
 
 
 class Catalogs[S](Kept[S, m.Catalog, f.CatalogsFilter], Updated[S, m.Catalog]):
     """Lists."""
 
-    row = Row("api/v4/catalogs", "catalogs", m.Catalog, f.CatalogsFilter)
+    row = Row("api/v4/catalogs", "catalogs")
 
 
-class CatalogElements[S](
-    Kept[S, m.CatalogElement, f.CatalogElementsFilter], Updated[S, m.CatalogElement], Linked[S, m.CatalogElement]
-):
+class CatalogElements[S](Cards[S, m.CatalogElement, f.CatalogElementsFilter]):
     """Elements of a list."""
 
-    row = Row(
-        "api/v4/catalogs/{catalog_id}/elements",
-        "elements",
-        m.CatalogElement,
-        f.CatalogElementsFilter,
-        with_="invoice_link supplier_field_values",
-    )
+    row = Row("api/v4/catalogs/{catalog_id}/elements", "elements", with_="invoice_link supplier_field_values")
     fields_of = "catalogs/{catalog_id}"
 
 
-class CustomFields[S](
+class CustomFieldDefinitions[S](
     Kept[S, m.CustomField, f.CustomFieldsFilter], Updated[S, m.CustomField], DeletedOne[S, m.CustomField]
 ):
     """Definitions of custom fields."""
 
-    row = Row("api/v4/{entity}/custom_fields", "custom_fields", m.CustomField, f.CustomFieldsFilter)
+    row = Row("api/v4/{entity}/custom_fields", "custom_fields")
 
 
-class CustomFieldGroups[S](Kept[S, m.CustomFieldGroup, f.PagesFilter], DeletedOne[S, m.CustomFieldGroup]):
+class CustomFieldGroups[S](Settings[S, m.CustomFieldGroup]):
     """Tabs of custom fields."""
 
-    row = Row("api/v4/{entity}/custom_fields/groups", "custom_field_groups", m.CustomFieldGroup, paged=False)
+    row = Row("api/v4/{entity}/custom_fields/groups", "custom_field_groups", paged=False)
 
 
 class Notes[S](Listed[S, m.Note, f.NotesFilter], Added[S, m.Note], Updated[S, m.Note], UpdatedOne[S, m.Note]):
     """Notes of all entities of a kind."""
 
-    row = Row("api/v4/{entity}/notes", "notes", m.Note, f.NotesFilter, with_="is_pinned")
+    row = Row("api/v4/{entity}/notes", "notes", with_="is_pinned")
 
     @operation
     def get(self, note_id: int, *, entity_id: int | None = None, with_: Iterable[str] = ()) -> Work[m.Note | None]:
@@ -763,7 +790,7 @@ class Notes[S](Listed[S, m.Note, f.NotesFilter], Added[S, m.Note], Updated[S, m.
                 note.created_at += 1
             if note.created_at is not None:
                 taken.add((note.entity_id, note.created_at))
-        yield from self._write("POST", given, m.Model.changes, self._add_path)
+        yield from self._write("POST", given, self._new(given))
         return given
 
     @operation
@@ -784,25 +811,26 @@ class Notes[S](Listed[S, m.Note, f.NotesFilter], Added[S, m.Note], Updated[S, m.
         yield from self._call("POST", f"{note_id}/unpin")
 
     def _own_path(self, note: m.Note) -> str:
-        return f"api/v4/{self._places['entity']}/{note.entity_id}/notes/{note.id}"
+        card = "" if note.entity_id is None else f"/{note.entity_id}"
+        return f"api/v4/{self._places['entity']}{card}/notes/{self._of_item(note)}"
 
 
 class Tags[S](Listed[S, m.Tag, f.TagsFilter], Added[S, m.Tag], Updated[S, m.Tag], UpdatedOne[S, m.Tag]):
     """Tags of a kind of entities; those of leads alone can be changed."""
 
-    row = Row("api/v4/{entity}/tags", "tags", m.Tag, f.TagsFilter)
+    row = Row("api/v4/{entity}/tags", "tags")
 
 
 class Tasks[S](Kept[S, m.Task, f.TasksFilter], Updated[S, m.Task]):
     """Tasks."""
 
-    row = Row("api/v4/tasks", "tasks", m.Task, f.TasksFilter)
+    row = Row("api/v4/tasks", "tasks")
 
 
 class Links[S](Listed[S, m.Link, f.EntitiesLinksFilter]):
     """Links of many entities of a kind at once; the list needs a filter with `entity_id`."""
 
-    row = Row("api/v4/{entity}/links", "links", m.Link, f.EntitiesLinksFilter, paged=False)
+    row = Row("api/v4/{entity}/links", "links", paged=False)
 
     @operation
     def add(self, links: Iterable[m.Link]) -> Work[list[m.Link]]:
@@ -827,7 +855,7 @@ class Links[S](Listed[S, m.Link, f.EntitiesLinksFilter]):
 class Users[S](Listed[S, m.User, f.PagesFilter], Got[S, m.User], Added[S, m.User]):
     """Users."""
 
-    row = Row("api/v4/users", "users", m.User, with_="role uuid group amojo_id user_rank phone_number")
+    row = Row("api/v4/users", "users", with_="role uuid group amojo_id user_rank phone_number")
 
     @operation
     def activate(self, ids: Iterable[int]) -> Work[None]:
@@ -847,31 +875,31 @@ class Users[S](Listed[S, m.User, f.PagesFilter], Got[S, m.User], Added[S, m.User
 class Roles[S](Kept[S, m.Role, f.PagesFilter], Updated[S, m.Role], DeletedOne[S, m.Role]):
     """Roles."""
 
-    row = Row("api/v4/roles", "roles", m.Role, with_="users")
+    row = Row("api/v4/roles", "roles", with_="users")
 
 
-class Pipelines[S](Kept[S, m.Pipeline, f.PagesFilter], DeletedOne[S, m.Pipeline]):
+class Pipelines[S](Settings[S, m.Pipeline]):
     """Pipelines of leads; their stages come along."""
 
-    row = Row("api/v4/leads/pipelines", "pipelines", m.Pipeline, paged=False)
+    row = Row("api/v4/leads/pipelines", "pipelines", paged=False)
 
 
-class Statuses[S](Kept[S, m.Status, f.PagesFilter], DeletedOne[S, m.Status]):
+class Statuses[S](Settings[S, m.Status]):
     """Stages of a pipeline."""
 
-    row = Row("api/v4/leads/pipelines/{pipeline_id}/statuses", "statuses", m.Status, with_="descriptions", paged=False)
+    row = Row("api/v4/leads/pipelines/{pipeline_id}/statuses", "statuses", with_="descriptions", paged=False)
 
 
-class LossReasons[S](Kept[S, m.LossReason, f.PagesFilter], DeletedOne[S, m.LossReason]):
+class LossReasons[S](Settings[S, m.LossReason]):
     """Why leads are lost."""
 
-    row = Row("api/v4/leads/loss_reasons", "loss_reasons", m.LossReason, paged=False)
+    row = Row("api/v4/leads/loss_reasons", "loss_reasons", paged=False)
 
 
 class UnsortedService[S](Listed[S, m.Unsorted, f.UnsortedFilter], Got[S, m.Unsorted], Added[S, m.Unsorted]):
     """Incoming leads; new ones are of the category sip or forms."""
 
-    row = Row("api/v4/leads/unsorted", "unsorted", m.Unsorted, f.UnsortedFilter, id="uid")
+    row = Row("api/v4/leads/unsorted", "unsorted", id="uid")
 
     @operation
     def accept(self, uid: str, *, user_id: int | None = None, status_id: int | None = None) -> Work[m.Unsorted]:
@@ -904,7 +932,7 @@ class UnsortedService[S](Listed[S, m.Unsorted, f.UnsortedFilter], Got[S, m.Unsor
 class Calls[S](Added[S, m.Call]):
     """Calls; a call that is added gets to the card of whoever has its phone."""
 
-    row = Row("api/v4/calls", "calls", m.Call)
+    row = Row("api/v4/calls", "calls")
 
 
 class Events[S](Listed[S, m.Event, f.EventsFilter], Got[S, m.Event]):
@@ -913,8 +941,6 @@ class Events[S](Listed[S, m.Event, f.EventsFilter], Got[S, m.Event]):
     row = Row(
         "api/v4/events",
         "events",
-        m.Event,
-        f.EventsFilter,
         with_="contact_name lead_name company_name catalog_element_name customer_name catalog_name note",
     )
 
@@ -922,13 +948,13 @@ class Events[S](Listed[S, m.Event, f.EventsFilter], Got[S, m.Event]):
 class EventTypes[S](Listed[S, m.EventType, f.EventTypesFilter]):
     """Types of events."""
 
-    row = Row("api/v4/events/types", "events_types", m.EventType, f.EventTypesFilter, paged=False)
+    row = Row("api/v4/events/types", "events_types", paged=False)
 
 
 class Webhooks[S](Listed[S, m.Webhook, f.WebhooksFilter]):
     """Hooks."""
 
-    row = Row("api/v4/webhooks", "webhooks", m.Webhook, f.WebhooksFilter, paged=False)
+    row = Row("api/v4/webhooks", "webhooks", paged=False)
 
     @operation
     def subscribe(self, destination: str, settings: Iterable[str], *, sort: int | None = None) -> Work[m.Webhook]:
@@ -945,7 +971,7 @@ class Webhooks[S](Listed[S, m.Webhook, f.WebhooksFilter]):
 class Widgets[S](Listed[S, m.Widget, f.PagesFilter], Got[S, m.Widget]):
     """Widgets, by code."""
 
-    row = Row("api/v4/widgets", "widgets", m.Widget, id="code")
+    row = Row("api/v4/widgets", "widgets", id="code")
 
     @operation
     def install(self, code: str, settings: Mapping[str, Any]) -> Work[m.Widget]:
@@ -961,7 +987,7 @@ class Widgets[S](Listed[S, m.Widget, f.PagesFilter], Got[S, m.Widget]):
 class Products[S](Service[S, m.ProductsSettings]):
     """Products."""
 
-    row = Row("api/v4/catalogs/products/settings", "", m.ProductsSettings)
+    row = Row("api/v4/catalogs/products/settings", "")
 
     @operation
     def settings(self) -> Work[m.ProductsSettings]:
@@ -977,7 +1003,7 @@ class Products[S](Service[S, m.ProductsSettings]):
 class Talks[S](Listed[S, m.Talk, f.PagesFilter], Got[S, m.Talk]):
     """Conversations."""
 
-    row = Row("api/v4/talks", "talks", m.Talk, id="talk_id")
+    row = Row("api/v4/talks", "talks", id="talk_id")
 
     @operation
     def close(self, talk_id: int, *, force: bool = False) -> Work[None]:
@@ -988,13 +1014,13 @@ class Talks[S](Listed[S, m.Talk, f.PagesFilter], Got[S, m.Talk]):
 class Sources[S](Kept[S, m.Source, f.SourcesFilter], Updated[S, m.Source], Deleted[S, m.Source]):
     """Sources of chats."""
 
-    row = Row("api/v4/sources", "sources", m.Source, f.SourcesFilter, paged=False)
+    row = Row("api/v4/sources", "sources", paged=False)
 
 
 class WebsiteButtons[S](Listed[S, m.WebsiteButton, f.PagesFilter], Got[S, m.WebsiteButton]):
     """Buttons on web sites, by the id of their source."""
 
-    row = Row("api/v4/website_buttons", "website_buttons", m.WebsiteButton, with_="scripts deleted", id="source_id")
+    row = Row("api/v4/website_buttons", "website_buttons", with_="scripts deleted", id="source_id")
 
     @operation
     def create(
@@ -1029,7 +1055,7 @@ class WebsiteButtons[S](Listed[S, m.WebsiteButton, f.PagesFilter], Got[S, m.Webs
 class ShortLinks[S](Listed[S, m.ShortLink, f.PagesFilter], Got[S, m.ShortLink], Added[S, m.ShortLink]):
     """Short links."""
 
-    row = Row("api/v4/short_links", "short_links", m.ShortLink)
+    row = Row("api/v4/short_links", "short_links")
     by_place = True
 
 
@@ -1038,7 +1064,7 @@ class ChatTemplates[S](
 ):
     """Templates of messages."""
 
-    row = Row("api/v4/chats/templates", "chat_templates", m.ChatTemplate, f.TemplatesFilter, with_="reviews")
+    row = Row("api/v4/chats/templates", "chat_templates", with_="reviews")
 
     @operation
     def send_on_review(self, template_id: int) -> Work[list[m.Review]]:
@@ -1057,19 +1083,19 @@ class ChatTemplates[S](
 class EntitySubscriptions[S](Listed[S, m.Subscription, f.PagesFilter]):
     """Who is told of an entity's changes."""
 
-    row = Row("api/v4/{entity}/{entity_id}/subscriptions", "subscriptions", m.Subscription)
+    row = Row("api/v4/{entity}/{entity_id}/subscriptions", "subscriptions")
 
 
 class Currencies[S](Listed[S, m.Currency, f.CurrenciesFilter]):
     """Currencies."""
 
-    row = Row("api/v4/currencies", "currencies", m.Currency, f.CurrenciesFilter)
+    row = Row("api/v4/currencies", "currencies")
 
 
 class Files[S](Listed[S, m.File, f.FilesFilter], Got[S, m.File], UpdatedOne[S, m.File], Deleted[S, m.File]):
     """Files on the drive."""
 
-    row = Row("v1.0/files", "files", m.File, f.FilesFilter, with_="deleted unbilled", id="uuid")
+    row = Row("v1.0/files", "files", with_="deleted unbilled", id="uuid")
 
     def _host(self) -> Work[str | None]:
         return (yield from self.session.drive())
@@ -1131,7 +1157,7 @@ class Files[S](Listed[S, m.File, f.FilesFilter], Got[S, m.File], UpdatedOne[S, m
 class EntityFiles[S](Listed[S, m.EntityFile, f.PagesFilter]):
     """Files in the card of an entity, by uuid."""
 
-    row = Row("api/v4/{entity}/{entity_id}/files", "files", m.EntityFile)
+    row = Row("api/v4/{entity}/{entity_id}/files", "files")
 
     @operation
     def add(self, uuids: Iterable[str]) -> Work[None]:
@@ -1147,7 +1173,7 @@ class EntityFiles[S](Listed[S, m.EntityFile, f.PagesFilter]):
 class Bots[S](Listed[S, m.Bot, f.PagesFilter], Got[S, m.Bot]):
     """Salesbots."""
 
-    row = Row("api/v4/bots", "bots", m.Bot)
+    row = Row("api/v4/bots", "bots")
 
     @operation
     def run(self, runs: Iterable[Mapping[str, Any]]) -> Work[None]:
@@ -1195,7 +1221,6 @@ class Services[S](Client[S]):
         self.contacts = Contacts(self)
         self.companies = Companies(self)
         self.customers = Customers(self)
-        self.customers_bonus_points = CustomersBonusPoints(self)
         self.customers_segments = CustomersSegments(self)
         self.customers_statuses = CustomersStatuses(self)
         self.catalogs = Catalogs(self)
@@ -1246,9 +1271,9 @@ class Services[S](Client[S]):
         """Return the links of a kind of entities."""
         return Links(self, entity=entity)
 
-    def custom_fields(self, entity: str) -> CustomFields[S]:
+    def custom_fields(self, entity: str) -> CustomFieldDefinitions[S]:
         """Return the custom fields of a kind of entities, also of "segments", or of a list, as "catalogs:1001"."""
-        return CustomFields(self, entity=_place(entity))
+        return CustomFieldDefinitions(self, entity=_place(entity))
 
     def custom_field_groups(self, entity: str) -> CustomFieldGroups[S]:
         """Return the tabs of custom fields of a kind of entities, or of a list, as "catalogs:1001"."""
@@ -1261,6 +1286,10 @@ class Services[S](Client[S]):
     def catalog_elements(self, catalog_id: int) -> CatalogElements[S]:
         """Return the elements of a list."""
         return CatalogElements(self, catalog_id=catalog_id)
+
+    def customers_bonus_points(self, customer_id: int) -> CustomersBonusPoints[S]:
+        """Return the bonus points of a customer."""
+        return CustomersBonusPoints(self, customer_id=customer_id)
 
     def transactions(self, customer_id: int | None = None, *, accrue_bonus: bool = False) -> Transactions[S]:
         """Return the purchases of a customer, or of all; a new one may bring the customer bonus points."""

@@ -9,10 +9,10 @@ import time
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from crm_relay import __version__
-from crm_relay.amocrm.client import DEADLINE, Account, TooMuchToRead, call, send
+from crm_relay.amocrm.client import DEADLINE, Account, TooMuchToRead, beside, call, send
 from crm_relay.amocrm.oauth import LONGEST_REFRESH, App, TokenPair, expires_at, refresh
 from crm_relay.http_client import Request
 from crm_relay.outcomes import NotExecuted, Unauthorized
@@ -20,6 +20,8 @@ from crm_relay.outcomes import NotExecuted, Unauthorized
 PER_SECOND = 7.0
 """Requests a second that amoCRM takes of one integration (amoCRM reference, section 6)."""
 
+LEASE = 1.5 * LONGEST_REFRESH
+"""Seconds for which the right to refresh is claimed: nobody may still be at it when the next one begins."""
 _LOOK_AGAIN = 0.5
 """Seconds after which one who waits for another's refresh looks again."""
 _EXPIRES_SOON = 60
@@ -81,30 +83,56 @@ class Budget(Protocol):
             NotExecuted: there is none to be had for `retry_after` seconds.
         """
 
+    def pause(self, seconds: float) -> Awaitable[None] | None:
+        """Let nobody make a request for so many seconds, not even one that is taken."""
+
+    def is_paused(self) -> bool | Awaitable[bool]:
+        """Tell whether a pause is on: whoever has waited for a request takes another one then."""
+
+
+_APART = 1.02
+"""Times a second's share: requests that take longer or shorter on the way must not be one too many for amoCRM's."""
+
 
 class Limiter:
-    """Requests of this process, evenly apart. Any number of threads may take."""
+    """Requests of this process, evenly apart, after a pause too. Any number of threads may take."""
 
     def __init__(self, per_second: float = PER_SECOND, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._apart = 1 / per_second
+        self._apart = _APART / per_second
         self._monotonic = monotonic
-        self._next = monotonic()
+        self._next = self._paused_until = monotonic()
         self._lock = threading.Lock()
 
     def take(self) -> float:
         """Return the seconds to wait before the request that is taken."""
         with self._lock:
             now = self._monotonic()
-            at = max(now, self._next)
+            at = max(now, self._next, self._paused_until)
             self._next = at + self._apart
             return at - now
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody make a request for so many seconds."""
+        with self._lock:
+            self._paused_until = max(self._paused_until, self._monotonic() + seconds)
+
+    def is_paused(self) -> bool:
+        """Tell whether a pause is on."""
+        return self._monotonic() < self._paused_until
+
+
+class Refusal(NamedTuple):
+    """A token that amoCRM has just refused, and what came of that."""
+
+    token: str
+    outcome: Unauthorized
 
 
 class Access(Protocol):
     """Where the account is and its token."""
 
-    def account(self, now: float, sleep: Callable[[float], Any], /, *, refused: str | None) -> Work[Account]:
-        """Return the account with a token that amoCRM takes; `refused` is one that it has just refused.
+    def account(self, now: float, sleep: Callable[[float], Any], /, *, refused: Refusal | None) -> Work[Account]:
+        """Return the account with a token that amoCRM takes, another one than was refused.
 
         Raises:
             Unauthorized: there is none.
@@ -123,32 +151,42 @@ class LongLivedToken:
         """When it ends, in unix seconds, if it says."""
         return expires_at(self.token)
 
-    def account(self, now: float, _sleep: Callable[[float], Any], *, refused: str | None) -> Work[Account]:
+    def account(self, now: float, _sleep: Callable[[float], Any], *, refused: Refusal | None) -> Work[Account]:
         """Return the account.
 
         Raises:
             Unauthorized: the token has ended, or was refused.
         """
-        if refused is not None or (self.expires_at or now) < now:
+        if refused is not None:
+            raise refused.outcome
+        if (self.expires_at or now) < now:
             raise Unauthorized("long_lived_token_ended")
         yield from ()
         return Account(self.host, self.token)
 
 
 class TokenStore(Protocol):
-    """Where the token pair of one account is kept, for all who use it. Methods may be coroutine functions."""
+    """Where the token pair of one account is kept, for all who use it.
+
+    A claim is the right to refresh: None, or something that tells it from any other. With the asynchronous client,
+    and with it alone, methods may be coroutine functions.
+    """
 
     def read(self) -> TokenPair | Awaitable[TokenPair | None] | None:
         """Return the pair, None if the account was never authorized."""
 
-    def write(self, pair: TokenPair) -> Awaitable[None] | None:
-        """Store the pair, with the host in it: the account may have moved."""
+    def claim(self, seconds: float) -> object | Awaitable[object]:
+        """Take the right to refresh, None if somebody else has it; it lapses after so many seconds."""
 
-    def claim(self, seconds: float) -> bool | Awaitable[bool]:
-        """Take the right to refresh, unless somebody has it; it lapses after so many seconds."""
+    def write(self, pair: TokenPair, claim: Any) -> bool | Awaitable[bool]:
+        """Store the pair, with the host in it: the account may have moved. If the claim is another's now, do nothing.
 
-    def release(self) -> Awaitable[None] | None:
-        """Give the right to refresh back."""
+        Returns:
+            Whether it is stored.
+        """
+
+    def release(self, claim: Any) -> Awaitable[None] | None:
+        """Give the right to refresh back, if it is not another's now."""
 
 
 class MemoryTokens:
@@ -157,6 +195,7 @@ class MemoryTokens:
     def __init__(self, pair: TokenPair | None = None, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.pair = pair
         self._monotonic = monotonic
+        self._claim: object | None = None
         self._claimed_until = 0.0
         self._lock = threading.Lock()
 
@@ -164,22 +203,28 @@ class MemoryTokens:
         """Return the pair."""
         return self.pair
 
-    def write(self, pair: TokenPair) -> None:
-        """Keep the pair."""
-        self.pair = pair
-
-    def claim(self, seconds: float) -> bool:
+    def claim(self, seconds: float) -> object | None:
         """Take the right to refresh."""
         with self._lock:
             now = self._monotonic()
-            free = self._claimed_until <= now
-            if free:
-                self._claimed_until = now + seconds
-            return free
+            if self._claim is not None and now < self._claimed_until:
+                return None
+            self._claim, self._claimed_until = object(), now + seconds
+            return self._claim
 
-    def release(self) -> None:
+    def write(self, pair: TokenPair, claim: object) -> bool:
+        """Keep the pair."""
+        with self._lock:
+            is_ours = claim is self._claim
+            if is_ours:
+                self.pair = pair
+            return is_ours
+
+    def release(self, claim: object) -> None:
         """Give the right to refresh back."""
-        self._claimed_until = 0.0
+        with self._lock:
+            if claim is self._claim:
+                self._claim = None
 
 
 class StoredTokens:
@@ -193,7 +238,7 @@ class StoredTokens:
         self._app = app
         self._store = store
 
-    def account(self, now: float, sleep: Callable[[float], Any], *, refused: str | None) -> Work[Account]:
+    def account(self, now: float, sleep: Callable[[float], Any], *, refused: Refusal | None) -> Work[Account]:
         """Return the account with a token that is neither over nor refused.
 
         Raises:
@@ -202,24 +247,26 @@ class StoredTokens:
         """
         waited = 0.0
         while not _is_good(pair := (yield from self._read()), now, refused):
-            if (yield Act(partial(self._store.claim, LONGEST_REFRESH))):
-                pair = yield from self._refreshed(now, refused)
+            claim: object = yield Act(partial(self._store.claim, LEASE))
+            if claim is not None and (fresh := (yield from self._refreshed(claim, now, refused))):
+                pair = fresh
                 break
-            if waited > LONGEST_REFRESH:
+            if waited > LEASE:
                 raise NotExecuted("token_being_refreshed", _LOOK_AGAIN)
             yield Act(partial(sleep, _LOOK_AGAIN))
             waited += _LOOK_AGAIN
         return Account(pair.host, pair.access_token, headers={"X-Client-UUID": self._app.client_id})
 
-    def _refreshed(self, now: float, refused: str | None) -> Work[TokenPair]:
+    def _refreshed(self, claim: object, now: float, refused: Refusal | None) -> Work[TokenPair | None]:
+        """Return a good pair that is in the store; None if the claim lapsed before there was one."""
         try:
             pair = yield from self._read()
-            if not _is_good(pair, now, refused):
-                pair = yield from refresh(self._app, pair, now=now)
-                yield Act(partial(self._store.write, pair))
+            if _is_good(pair, now, refused):
+                return pair
+            pair = yield from refresh(self._app, pair, now=now)
+            return pair if (yield Act(partial(self._store.write, pair, claim))) else None
         finally:
-            yield Act(self._store.release)
-        return pair
+            yield Act(partial(self._store.release, claim))
 
     def _read(self) -> Work[TokenPair]:
         pair: TokenPair | None = yield Act(self._store.read)
@@ -228,8 +275,9 @@ class StoredTokens:
         return pair
 
 
-def _is_good(pair: TokenPair, now: float, refused: str | None) -> bool:
-    return pair.access_token != refused and pair.expires_at - _EXPIRES_SOON > now
+def _is_good(pair: TokenPair, now: float, refused: Refusal | None) -> bool:
+    is_refused = refused is not None and refused.token == pair.access_token
+    return not is_refused and pair.expires_at - _EXPIRES_SOON > now
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +290,6 @@ class Terms:
         deadline: seconds for one request.
         repeats: how often a request that was not executed is sent again.
         patience: seconds; amoCRM may ask to stay away for so long, then the request fails.
-        drive_host: where files are; asked of the account if it is not given.
     """
 
     user_agent: str = ""
@@ -250,7 +297,6 @@ class Terms:
     deadline: float = DEADLINE
     repeats: int = 3
     patience: float = 60.0
-    drive_host: str | None = None
 
 
 @dataclass
@@ -262,10 +308,8 @@ class Session:
     terms: Terms
     sleep: Callable[[float], Any]
     clock: Callable[[], float]
-    monotonic: Callable[[], float]
     field_ids: dict[str, dict[str, int]] = field(default_factory=dict)
-    _drive_host: str | None = None
-    _not_before: float = 0.0
+    drive_host: str | None = None
 
     def call(
         self,
@@ -308,38 +352,40 @@ class Session:
         )
 
     def drive(self) -> Work[str]:
-        """Return the host where the account's files are."""
-        if self._drive_host is None:
-            self._drive_host = self.terms.drive_host
-        if self._drive_host is None:
-            account = yield from self.call("GET", "api/v4/account", query={"with": "drive_url"})
-            self._drive_host = str(account.get("drive_url", "")).partition("://")[2].strip("/")
-        return self._drive_host
+        """Return the host where the account's files are: where the account says, else at its domain's own drive."""
+        if self.drive_host is None:
+            told = (yield from self.call("GET", "api/v4/account", query={"with": "drive_url"})).get("drive_url")
+            account = yield from self.access.account(self.clock(), self.sleep, refused=None)
+            host = told.partition("://")[2].strip("/") if isinstance(told, str) else ""
+            self.drive_host = host or beside(account.host, "drive")
+        return self.drive_host
 
     def _repeated(self, attempt: Callable[[Account], Work[dict[str, Any]]]) -> Work[dict[str, Any]]:
-        refused: str | None = None
+        refused: Refusal | None = None
         repeats = 0
         while True:
             account = yield from self.access.account(self.clock(), self.sleep, refused=refused)
             try:
                 yield from self._wait()
                 return (yield from attempt(self._presented(account)))
-            except Unauthorized:
-                if refused is not None or isinstance(self.access, LongLivedToken):
+            except Unauthorized as outcome:
+                if refused is not None:
                     raise
-                refused = account.access_token
+                refused = Refusal(account.access_token, outcome)
             except NotExecuted as outcome:
                 pause = 2.0**repeats / 2 if outcome.retry_after is None else outcome.retry_after
                 if repeats == self.terms.repeats or pause > self.terms.patience or isinstance(outcome, TooMuchToRead):
                     raise
                 repeats += 1
-                self._not_before = max(self._not_before, self.monotonic() + pause)
+                yield Act(partial(self.budget.pause, pause))
 
     def _wait(self) -> Work[None]:
-        taken: float | None = yield Act(self.budget.take)
-        wait = max(taken or 0.0, self._not_before - self.monotonic())
-        if wait > 0:
-            yield Act(partial(self.sleep, wait))
+        paused = True
+        while paused:
+            wait: float | None = yield Act(self.budget.take)
+            if wait:
+                yield Act(partial(self.sleep, wait))
+            paused = yield Act(self.budget.is_paused)
 
     def _presented(self, account: Account) -> Account:
         library = f"crm-relay/{__version__}"

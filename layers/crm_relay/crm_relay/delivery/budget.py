@@ -13,6 +13,8 @@ _LONGEST_WAIT = 5.0
 """Seconds that a worker sleeps for its slot; for longer the message waits, not the function."""
 _LEASE_SPAN = 0.5
 """Seconds of slots that one write may take: a process that dies loses no more."""
+_RESERVATIONS = 3
+"""Tries to get a slot that is not over before the table has said that it is ours."""
 _KEPT = 3600
 
 
@@ -40,12 +42,14 @@ class Budget:
         """
         clock = self._ports.clock
         self._forget_what_is_over()
-        if not self._slots:
+        for _ in range(_RESERVATIONS):
+            if self._slots:
+                break
             self._reserve()
-            self._forget_what_is_over()
             self._lease = min(self._lease * 2, self._largest_lease)
-            if not self._slots:
-                raise NotExecuted("budget_slow", retry_after=_LATE)
+            self._forget_what_is_over()
+        if not self._slots:
+            raise NotExecuted("budget_slow", retry_after=_LATE)
         slot = self._slots.popleft()
         # Bounded for a clock that was set back meanwhile.
         clock.sleep(min(max(0.0, slot - clock.time()), _LONGEST_WAIT))

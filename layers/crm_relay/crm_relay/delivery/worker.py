@@ -8,12 +8,14 @@ from crm_relay.delivery.attempt import BatchJob, Dead, Ending, Try, Waiting, att
 from crm_relay.delivery.envelope import Envelope, NotOurs
 from crm_relay.delivery.ledger import Effect, State
 from crm_relay.delivery.ports import Ports, StorageError
-from crm_relay.observability import count, log_failure, logger
+from crm_relay.observability import count, log_failure, logger, needs_attention
 from crm_relay.outcomes import NotExecuted
 
 _LEASE_MARGIN = 30
 """Seconds that a claim outlives its invocation, for clocks that differ."""
 _HAND_BACK = 1
+_OVERDUE = 900
+"""Seconds that a message may wait before an operator is told."""
 
 type Record = Mapping[str, Any]
 """One message of an SQS event."""
@@ -36,7 +38,7 @@ class Worker:
     """Works off the messages of one queue, up to `together` of them in one go of the job.
 
     `read` turns a message body into an envelope (NotOurs if it is none), `ready` raises NotExecuted while
-    there is no sense in trying. Nothing is started with less than `needs_seconds` left, nor tried again when
+    there is no sense in trying it. Nothing is started with less than `needs_seconds` left, nor tried again when
     its message has waited for `give_up_after` seconds.
     """
 
@@ -46,7 +48,7 @@ class Worker:
     give_up_after: int
     together: int = 1
     read: Callable[[str], Envelope] = Envelope.decode
-    ready: Callable[[], None] = lambda: None
+    ready: Callable[[Envelope], None] = lambda _: None
 
     def run(self, event: Mapping[str, Any], context: LambdaContext) -> dict[str, list[dict[str, str]]]:
         """Work off an SQS event; return the ids that stay in the queue, as ReportBatchItemFailures wants them."""
@@ -56,8 +58,21 @@ class Worker:
             for start in range(0, len(records), self.together)
             for done in self._work(records[start : start + self.together], context)
         ]
-        kept = [record["messageId"] for record, is_done in zip(records, done, strict=True) if not is_done]
-        return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in kept]}
+        kept = [record for record, is_done in zip(records, done, strict=True) if not is_done]
+        self._tell_of_overdue(kept)
+        return {"batchItemFailures": [{"itemIdentifier": record["messageId"]} for record in kept]}
+
+    def _tell_of_overdue(self, kept: Sequence[Record]) -> None:
+        # SQS' own ApproximateAgeOfOldestMessage leaves out what was received three times.
+        ages = [self._age(record) for record in kept]
+        if overdue := [age for age in ages if age > _OVERDUE]:
+            needs_attention(
+                "messages have been waiting for long", messages=len(overdue), oldest_seconds=int(max(overdue))
+            )
+
+    def _age(self, record: Record) -> float:
+        """Return the seconds since a message was sent."""
+        return self.ports.clock.time() - int(record["attributes"]["SentTimestamp"]) / 1000
 
     def _work(self, records: Sequence[Record], context: LambdaContext) -> list[bool]:
         """Return which messages are done with."""
@@ -81,9 +96,8 @@ class Worker:
         try:
             envelope = self.read(record["body"])
             logger.set_correlation_id(envelope.correlation_id)
-            sent_at = int(record["attributes"]["SentTimestamp"]) / 1000
-            last = self.ports.clock.time() - sent_at > self.give_up_after
-            self.ready()
+            last = self._age(record) > self.give_up_after
+            self.ready(envelope)
             return Try(envelope, received, last)
         except NotOurs as problem:
             return Dead(str(problem))

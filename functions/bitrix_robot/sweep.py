@@ -1,0 +1,126 @@
+"""Every ten minutes: deals that came to a route's stage, and of which no call has told, are put into the queue.
+
+Bitrix24 never repeats a call (reference, section 2.0), but it keeps each move of a deal between stages.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from itertools import takewhile
+from typing import Any
+
+from bitrix_robot.keys import portal_key
+from bitrix_robot.order import Order
+from bitrix_robot.portal import Portal, http_client, portal
+from crm_relay.bitrix24.client import DEADLINE, PAGE, row_id
+from crm_relay.bitrix24.items import latest_stage_history, stage_history_after
+from crm_relay.delivery.inbox import make_all_durable
+from crm_relay.delivery.ledger import Ledger
+from crm_relay.delivery.ports import StorageError, update
+from crm_relay.delivery.runtime import Runtime, prepare, runtime
+from crm_relay.delivery.worker import LambdaContext
+from crm_relay.http_api import Event, Unavailable
+from crm_relay.observability import count, log_failure, logger, needs_attention, observed
+from crm_relay.outcomes import NotConfigured, Outcome, Rejected
+from crm_relay.settings import Bitrix24Route
+
+_NEEDS_SECONDS = 2 * DEADLINE
+_CALL_TAKES = 180
+"""Seconds in which a call comes and its transfer begins: younger moves are left to the next sweep."""
+
+type _Move = Mapping[str, Any]
+
+
+@observed(refuse=None)
+def handler(_event: Event, context: LambdaContext) -> dict[str, int | None]:
+    """Sweep every source portal; return how many transfers were queued by portal, None where that failed."""
+    relay = runtime()
+    swept: dict[str, int | None] = {}
+    for name, settings in relay.settings.bitrix24.portals.items():
+        routes = {key: route for key, route in relay.settings.bitrix24.routes.items() if route.source == name}
+        if settings.kind != "source" or not routes:
+            continue
+        if context.get_remaining_time_in_millis() < _NEEDS_SECONDS * 1000:
+            needs_attention("no time to sweep all portals", done=len(swept))
+            break
+        until = relay.ports.clock.time() + context.get_remaining_time_in_millis() / 1000
+        swept[name] = _swept(relay, name, routes, until)
+    return swept
+
+
+def _swept(relay: Runtime, name: str, routes: Mapping[str, Bitrix24Route], until: float) -> int | None:
+    try:
+        source = portal(relay, name)
+        source.until = until
+        return _sweep(relay, source, routes)
+    except NotConfigured:
+        needs_attention("portal not configured", portal=name)
+    except Rejected as refusal:  # about which the portal's door has nothing to say
+        needs_attention("portal cannot be swept", portal=name, reason=refusal.reason)
+    except (Outcome, Unavailable) as outcome:  # where somebody has to do something, the portal's door has said so
+        logger.warning("portal not swept", portal=name, reason=str(outcome))
+    except StorageError as error:
+        log_failure("portal not swept", error, portal=name)
+    except Exception as error:  # noqa: BLE001 (one portal must not cost the others)
+        log_failure("unhandled", error, portal=name)
+        count("UnhandledError")
+    return None
+
+
+def _sweep(relay: Runtime, source: Portal, routes: Mapping[str, Bitrix24Route]) -> int:
+    key = f"sweep#{portal_key(source.name)}"
+    seen = relay.ports.store.get(key)
+    if seen is None:  # what was before us is not ours to carry
+        latest = source.do(latest_stage_history())
+        _remember(relay, key, row_id(latest[0]) if latest else 0)
+        return 0
+    last, queued = int(seen.attributes["last"]), 0
+    filters = {"@STAGE_ID": sorted({stage for route in routes.values() for stage in route.stages})}
+    while True:
+        page = source.do(stage_history_after(last, filters=filters))
+        told_of = list(takewhile(lambda move: _moment(move) <= source.now() - _CALL_TAKES, page))
+        if told_of:
+            queued += _queue_unknown(relay, source, routes, told_of)
+            last = row_id(told_of[-1])
+            _remember(relay, key, last)
+        if len(told_of) < PAGE:
+            return queued
+
+
+def _queue_unknown(relay: Runtime, source: Portal, routes: Mapping[str, Bitrix24Route], moves: Sequence[_Move]) -> int:
+    """Queue the transfers that the ledger has never heard of; return how many these are."""
+    orders = {
+        Order(source.name, int(move["OWNER_ID"]), name, expected=False): row_id(move)
+        for move in moves
+        for name, route in routes.items()
+        if move.get("STAGE_ID") in route.stages
+    }
+    ledger = Ledger(relay.ports.store, relay.ports.clock)
+    known = relay.ports.parallel(lambda order: ledger.find(order.transfer), list(orders))
+    gaps = {order: move for (order, move), effect in zip(orders.items(), known, strict=True) if effect is None}
+    now = source.now()
+    if gaps:
+        make_all_durable(relay.ports, [order.envelope(call=f"sweep-{move}", now=now) for order, move in gaps.items()])
+        logger.warning("calls were lost", portal=source.name, deals=len(gaps))
+        count("Swept", len(gaps))
+    return len(gaps)
+
+
+def _remember(relay: Runtime, key: str, last: int) -> None:
+    update(relay.ports.store, key, partial(_later, last))
+
+
+def _later(last: int, seen: Mapping[str, Any]) -> Mapping[str, Any]:
+    return seen if seen.get("last", -1) >= last else {"last": last}
+
+
+def _moment(move: _Move) -> float:
+    """Return when a move was made; long ago, if that cannot be read."""
+    try:
+        moment = datetime.fromisoformat(str(move.get("CREATED_TIME")))
+    except ValueError:
+        return 0.0
+    return moment.timestamp() if moment.tzinfo else 0.0
+
+
+prepare(http_client)
