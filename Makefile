@@ -39,6 +39,10 @@ test: $(INSTALLED) ## Run the tests: unit, component, stack.
 	@pytest --numprocesses auto --dist loadfile tests/unit tests/component
 	pytest --numprocesses auto --dist loadfile tests/stack
 
+.PHONY: proof
+proof: $(INSTALLED) ## The proof in small: fifty bad days, planted mistakes, 20,000 inputs of strangers.
+	@pytest --numprocesses auto --dist worksteal tests/simulation tests/planted tests/fuzz
+
 .PHONY: simulate
 simulate: $(INSTALLED) ## Many bad days for the relay in virtual time (SEEDS=100 FIRST=1); one seed alone prints its trace.
 	@python -m tests.simulation --seeds $(or $(SEEDS),100) --first $(or $(FIRST),1)
