@@ -117,7 +117,22 @@ def test_the_method_is_checked() -> None:
 NUMBERS = st.sampled_from(
     ["0", "-0", "1.5", "1e308", "1e309", "-1e999", "9" * 5000, "NaN", "Infinity", "01", "1.", "+1"]
 )
-STRINGS = st.sampled_from(['"a"', '"ж"', r'"\u0000"', r'"\ud800"', r'"\ud83d\ude00"', r'"\\u0000"', '"\x00"', '"\t"'])
+STRINGS = st.sampled_from(
+    [
+        '"a"',
+        '"a" ',
+        '":"',
+        r'"\":"',
+        '" :"',
+        '"ж"',
+        r'"\u0000"',
+        r'"\ud800"',
+        r'"\ud83d\ude00"',
+        r'"\\u0000"',
+        '"\x00"',
+        '"\t"',
+    ]
+)
 TEXTS = st.recursive(
     NUMBERS | STRINGS | st.sampled_from(["true", "null", "nul", "", "'a'", "[", "}"]),
     lambda inner: (
@@ -144,6 +159,18 @@ def test_json_is_malformed_or_can_be_written_again(body: bytes) -> None:
         assert r"\u0000" not in written.replace(r"\\", "")
 
 
+@given(TEXTS)
+def test_json_is_what_a_strict_reading_by_another_parser_gives(text: str) -> None:
+    """Every name in every object stands there once, whatever else its strings hold."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        assert len(dict(pairs)) == len(pairs)
+        return dict(pairs)
+
+    with suppress(Malformed):
+        assert read_json(text.encode()) == json.loads(text, object_pairs_hook=unique)
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -154,6 +181,8 @@ def test_json_is_malformed_or_can_be_written_again(body: bytes) -> None:
         b'{"a":1,"a":1}',
         b'{"a":{"b":1,"b":2}}',
         rb'{"a":1,"\u0061":2}',
+        b'{"a" :1,"a"\n:1}',
+        rb'{"a":"\":","a":2}',
         b"NaN",
         b"-Infinity",
         b'[{"a":1e999}]',
