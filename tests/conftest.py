@@ -1,5 +1,6 @@
 """What every test may count on: no network, no AWS, and a relay of its own that is gone afterwards."""
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -30,6 +31,12 @@ settings.load_profile("tests")
 def pytest_configure(config: pytest.Config) -> None:
     """Warnings are errors here, but for one that the relay itself silences."""
     config.addinivalue_line("filterwarnings", "ignore:No application metrics to publish:UserWarning")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the thousands of tests: searching them took a sixth of all time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,7 +13,7 @@ from crm_relay.amocrm.client import Account as Access
 from crm_relay.amocrm.oauth import App, TokenPair
 from crm_relay.amocrm.resources import PIPELINES, USERS, Resource, account_info, read_page
 from crm_relay.delivery.account import Account as Door
-from crm_relay.delivery.ports import Conflict, StorageError
+from crm_relay.delivery.ports import Conflict, Item, StorageError
 from crm_relay.delivery.runtime import Runtime
 from crm_relay.delivery.tokens import Pair, SharedToken
 from crm_relay.http_client import Exchange, HttpClient
@@ -39,6 +39,10 @@ _REFRESH_BEFORE = 300
 _NAMES_KEPT = 3600
 _NAMES_FRESH = 300
 """Seconds for which names are not read again, even if an id is not among them."""
+_NAMES_READ_WITHIN = 3
+"""Seconds in which one worker reads names for all; then the next one does."""
+_LOOK_AGAIN = 0.2
+_NO_NAMES = {"users": {}, "pipelines": {}, "stages": {}, "time_zone": "UTC", "read_at": 0}
 
 
 class AmoAccount:
@@ -126,11 +130,23 @@ class AmoAccount:
         Args:
             entities: those that names are wanted for; an id in them that is new to us has the names read again.
         """
-        store, key = self._relay.ports.store, f"names#{self._key}"
+        entities = list(entities)
+        store, clock, key = self._relay.ports.store, self._relay.ports.clock, f"names#{self._key}"
         item = store.get(key)
-        if item is None or (
-            item.attributes["read_at"] + _NAMES_FRESH < self.now() and not _has_all(_names(item.attributes), entities)
-        ):
+        while item is None or not self._are_fresh(item, entities):
+            now = int(clock.time())
+            if item and 0 < item.attributes["reading_until"] - now <= _NAMES_READ_WITHIN:
+                clock.sleep(_LOOK_AGAIN)
+                item = store.get(key)
+                continue
+            claim = {**_NO_NAMES, **(item.attributes if item else {}), "reading_until": now + _NAMES_READ_WITHIN}
+            try:
+                item = store.put(key, claim, replaces=item, expires_at=now + _NAMES_KEPT)
+            except Conflict as conflict:
+                item = conflict.current
+                continue
+            except StorageError as error:
+                log_failure("names not claimed", error, account=self.name)
             known = self._read_names()
             try:
                 store.put(key, known, replaces=item, expires_at=known["read_at"] + _NAMES_KEPT)
@@ -140,6 +156,10 @@ class AmoAccount:
                 log_failure("names not kept", error, account=self.name)
             return _names(known)
         return _names(item.attributes)
+
+    def _are_fresh(self, item: Item, entities: Iterable[Mapping[str, Any]]) -> bool:
+        age = self.now() - item.attributes["read_at"]
+        return age <= _NAMES_FRESH or (age <= _NAMES_KEPT and _has_all(_names(item.attributes), entities))
 
     def _request[T](self, operation: Callable[[Access], Exchange[T]], access: Access) -> T:
         return self._door.request(lambda: http_client().run(self._paced(operation(access))))
@@ -214,6 +234,7 @@ class AmoAccount:
             "stages": {str(pipeline["id"]): _stages(pipeline) for pipeline in pipelines},
             "time_zone": zone,
             "read_at": int(self.now()),
+            "reading_until": 0,
         }
 
     def _unless_refused[T](self, what: str, read: Callable[[], T]) -> T | None:

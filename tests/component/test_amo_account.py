@@ -324,6 +324,39 @@ def test_names_are_read_once_for_all_workers_and_again_after_an_hour(bench: Benc
     assert bench.asked() == 6
 
 
+def test_names_that_another_worker_reads_are_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many workers start at once, amoCRM is asked by one of them."""
+    bench.with_long_lived_token()
+    waits = []
+
+    def other_worker_is_done(seconds: float) -> None:
+        waits.append(seconds)
+        bench.relay.store.items = done
+
+    names = bench.worker().names()
+    done = dict(bench.relay.store.items)
+    key = f"names#{amo_key('main')}"
+    known = done[key]
+    being_read = {**known.attributes, "read_at": 0, "reading_until": int(bench.clock.now) + 3}
+    bench.relay.store.items = {**done, key: replace(known, attributes=being_read)}
+    monkeypatch.setattr(bench.clock, "sleep", other_worker_is_done)
+    assert bench.worker().names() == names
+    assert len(waits) == 1
+    assert bench.asked() == 3
+
+
+def test_names_that_another_worker_does_not_come_back_with_are_read(bench: Bench) -> None:
+    """Who died while he read them holds nobody up for more than seconds."""
+    bench.with_long_lived_token()
+    began = bench.clock.now
+    bench.ports.store.put(
+        f"names#{amo_key('main')}", {**account._NO_NAMES, "reading_until": int(began) + 3}, replaces=None
+    )
+    assert bench.worker().names().users
+    assert bench.asked() == 3
+    assert 2 < bench.clock.now - began < 5
+
+
 @pytest.mark.parametrize("new", [{"status_id": 1}, {"pipeline_id": 1}, {"responsible_user_id": 1}], ids=repr)
 def test_an_id_that_is_new_has_names_read_again_but_not_every_time(bench: Bench, new: dict[str, int]) -> None:
     """A stage that was made a minute ago; and one that is gone is not asked for again and again."""

@@ -13,7 +13,7 @@ from tests.simulation.world import MOST_INVOCATIONS, World
 from workbench.sandboxes.rates import busiest
 
 RATE, EVENTS = 0.3, 100
-_LATE = 0.1
+_LATE = 0.075
 """Seconds after its turn for which a request may be under way; what the world held up for longer does not count."""
 
 

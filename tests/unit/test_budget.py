@@ -73,7 +73,7 @@ def test_rounding_in_the_table_gives_nothing_away(ports: Ports, rate: int) -> No
     crew = Crew(rate=rate)
     for _ in range(10 * rate + 1):
         crew.take(crew.worker(ports, clock), clock)
-    assert clock.time() - START >= 10 * 1.1 - 1e-6
+    assert clock.time() - START >= 10 * 1.075 - 1e-6
 
 
 def test_the_first_request_does_not_wait(ports: Ports) -> None:
@@ -84,9 +84,9 @@ def test_the_first_request_does_not_wait(ports: Ports) -> None:
 
 
 def test_a_busy_worker_pays_less_than_a_write_for_a_request(relay: Relay, ports: Ports) -> None:
-    """Leases grow while they are used up, to half a second of slots."""
+    """Leases grow while they are used up, to a fifth of a second of slots."""
     clock = Sleeper()
-    budget = Budget(replace(ports, clock=clock), "cartelcrm", per_second=20)
+    budget = Budget(replace(ports, clock=clock), "cartelcrm", per_second=50)
     for _ in range(100):
         budget.take()
     assert relay.calls.count("store.put") < 25
@@ -111,14 +111,14 @@ def test_what_is_too_far_away_is_left_to_the_queue(relay: Relay, ports: Ports) -
     slow.take()
     with pytest.raises(NotExecuted) as refusal:
         slow.take()
-    assert refusal.value.retry_after == pytest.approx(11)
+    assert refusal.value.retry_after == pytest.approx(10.75)
     assert clock.time() == START
-    clock.sleep(11)
+    clock.sleep(10.75)
     slow.take()
 
 
 def test_a_worker_that_dies_takes_no_more_than_time_with_it(ports: Ports) -> None:
-    """Slots lost by a crash delay the next worker by half a second at most, and are given to nobody twice."""
+    """Slots lost by a crash delay the next worker by a fifth of a second at most, and are given to nobody twice."""
     clock = Sleeper()
     crew = Crew(rate=10)
     for _ in range(20):
@@ -128,7 +128,7 @@ def test_a_worker_that_dies_takes_no_more_than_time_with_it(ports: Ports) -> Non
         before = clock.time()
         heir = crew.worker(ports, clock)
         crew.take(heir, clock)
-        assert clock.time() - before <= 0.5 + 2 * 0.11
+        assert clock.time() - before <= 0.2 + 2 * 0.1075
     crew.assert_held()
 
 
@@ -140,7 +140,7 @@ def test_a_table_that_does_not_answer_gives_no_slot(relay: Relay, ports: Ports, 
     with pytest.raises(StorageError):
         budget.take()
     budget.take()
-    assert relay.clock.now - START == pytest.approx(0.11 if after else 0)
+    assert relay.clock.now - START == pytest.approx(0.108 if after else 0)
 
 
 @pytest.mark.parametrize(("slow", "taken"), [(2, True), (3, False)])
@@ -166,6 +166,21 @@ def test_a_slot_that_a_slow_table_hands_out_too_late_is_not_used(
     budget.take()
 
 
+def test_where_the_table_is_slow_the_slot_lies_behind_its_answer(relay: Relay, ports: Ports) -> None:
+    """One that is over before it is known to be ours would be lost, and the limit never reached."""
+    budget = Budget(ports, "cartelcrm", per_second=2)
+
+    def slowly(name: str) -> None:
+        if name == "store.put":
+            relay.clock.sleep(0.2)
+
+    relay.before_call = slowly
+    for _ in range(10):
+        budget.take()
+        relay.clock.sleep(5)
+    assert relay.calls.count("store.put") == 11
+
+
 def test_two_workers_that_reserve_at_once_get_different_slots(relay: Relay, ports: Ports) -> None:
     """The one that wrote second reads again."""
     crew = Crew(rate=10, store=relay.store)
@@ -178,14 +193,14 @@ def test_two_workers_that_reserve_at_once_get_different_slots(relay: Relay, port
 
     relay.before_call = barge_in
     crew.take(Budget(replace(ports, clock=mine), "cartelcrm", per_second=10), mine)
-    assert sorted(crew.takes) == [START, pytest.approx(START + 0.11)]
+    assert sorted(crew.takes) == [START, pytest.approx(START + 0.1075)]
 
 
 @given(
     rate=st.sampled_from([1.0, 2.0, 3.0, 7.0, 9.0, 10.0, 13.0, 50.0]),
     workers=st.integers(1, 20),
     breaks=st.lists(
-        st.tuples(st.booleans(), st.sampled_from([0.0, 0.0, 0.004, 0.05, 0.0999, 0.3, 2.0])), min_size=1, max_size=50
+        st.tuples(st.booleans(), st.sampled_from([0.0, 0.0, 0.004, 0.0749, 0.0999, 0.3, 2.0])), min_size=1, max_size=50
     ),
 )
 @settings(max_examples=100, deadline=None)

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m workbench.bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="cold starts of each function (15)")
     parser.add_argument("--samples", type=int, default=20, help="leads and callbacks whose AWS calls are counted (20)")
-    parser.add_argument("--notes", type=int, default=3000, help="notes that are written to amoCRM's sandbox (3000)")
+    parser.add_argument("--notes", type=int, default=6000, help="notes that are written to amoCRM's sandbox (6000)")
     parser.add_argument("--deals", type=int, default=500, help="deals that are carried by Bitrix24's sandboxes (500)")
     parser.add_argument("--built", type=Path, default=ROOT / ".aws-sam/build-x86_64", help="what to measure")
     options = parser.parse_args(arguments)

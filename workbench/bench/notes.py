@@ -46,7 +46,7 @@ INTEGRATION = Integration(
 
 _ACCOUNT = "benchmark"
 _HANDLER = "amo_webhook.add_notes.handler"
-_SLOWER = 40
+_SLOWER = 80
 """So many times fewer notes are written where each has a request of its own."""
 _VISIBILITY = 900
 _BREATH = 0.02

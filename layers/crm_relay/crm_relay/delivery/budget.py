@@ -7,14 +7,17 @@ from contextlib import suppress
 from crm_relay.delivery.ports import Conflict, Item, Ports
 from crm_relay.outcomes import NotExecuted
 
-_LATE = 0.1
+_LATE = 0.075
 """Seconds by which a slot may be used late. Slots lie apart by so much more that no second sees too many."""
 _LONGEST_WAIT = 5.0
 """Seconds that a worker sleeps for its slot; for longer the message waits, not the function."""
-_LEASE_SPAN = 0.5
-"""Seconds of slots that one write may take: a process that dies loses no more."""
+_LEASE_SPAN = 0.2
+"""Seconds of slots that one write may take: a process that dies loses no more, and one that waits for a CRM's answer
+meanwhile hardly more."""
 _RESERVATIONS = 3
 """Tries to get a slot that is not over before the table has said that it is ours."""
+_LONGEST_WRITE = 0.5
+"""Seconds of a write that the next slot waits for: a table that is slower once may be fast again."""
 _KEPT = 3600
 
 
@@ -28,6 +31,7 @@ class Budget:
         self._spacing = (1 + _LATE) / per_second
         self._largest_lease = max(1, int(_LEASE_SPAN / self._spacing))
         self._lease = 1
+        self._write_takes = 0.0
         self._slots: deque[float] = deque()
 
     def take(self) -> None:
@@ -63,7 +67,7 @@ class Budget:
         item = self._ports.store.get(self._key)
         while True:
             now = self._ports.clock.time()
-            first = max(now, _next_free(item))
+            first = max(now + self._write_takes, _next_free(item))
             if first - now > _LONGEST_WAIT:
                 raise NotExecuted("budget_exhausted", retry_after=first - now)
             after = first + self._lease * self._spacing
@@ -75,6 +79,8 @@ class Budget:
                     expires_at=int(after) + _KEPT,
                 )
                 self._slots.extend(first + number * self._spacing for number in range(self._lease))
+                # A slot before the end of the next write would be lost.
+                self._write_takes = min(max(0.0, self._ports.clock.time() - now), _LONGEST_WRITE)
                 return
             item = self._ports.store.get(self._key)
 
