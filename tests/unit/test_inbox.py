@@ -2,13 +2,20 @@
 
 import random
 import zlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from crm_relay.delivery import inbox
+from crm_relay.delivery import inbox, outbox
 from crm_relay.delivery.envelope import Envelope, NotOurs
 from crm_relay.delivery.inbox import Receipt
-from crm_relay.delivery.ports import Ports
+from crm_relay.delivery.ports import Ports, StorageError
 from crm_relay.http_api import Unavailable
 from tests.relay import START, Crash, Relay
 
@@ -228,3 +235,174 @@ def test_an_envelope_tells_other_payloads_by_their_digest() -> None:
     """The digest is of the payload alone, whoever accepted it and whenever."""
     first, later = call("a"), Envelope("cartelcrm.lead", "e1", {"body": "a"}, int(START) + 5, "r-2")
     assert first.sha256 == later.sha256 != call("b").sha256
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """The port call with this `number` fails, before or after it took place, or the process dies there."""
+
+    number: int
+    after: bool
+    dies: bool
+
+    def strike(self, relay: Relay) -> None:
+        """Lie in wait."""
+        calls = 0
+
+        def count(name: str) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == self.number:
+                relay.fail(name, times=1, after=self.after, error=Crash() if self.dies else StorageError("down"))
+
+        relay.before_call = count
+
+
+class InboxMachine(RuleBasedStateMachine):
+    """Senders who repeat, two at once, a worker and a drain, over stores that fail and processes that die.
+
+    `owed` is what somebody was told that we have it: message bodies by key. It must be in the queue, in the outbox, or
+    with the worker (`taken`), whatever happens.
+    """
+
+    troubles = st.none() | st.builds(Trouble, st.integers(1, 6), st.booleans(), st.booleans())
+    calls = st.builds(call, st.sampled_from("ab"), key=st.sampled_from(["e1", "e2"]))
+    remembered_for = 4 * 3600
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relay = Relay()
+        self.relay.__enter__()
+        self.ports = self.relay._runtimes["leads"].ports
+        self.owed: set[tuple[str, str]] = set()
+        self.taken: Counter[tuple[str, str]] = Counter()
+        self.known: dict[str, tuple[str, float]] = {}
+        self.quarantined: set[bytes] = set()
+
+    def teardown(self) -> None:
+        """In the end all of it is in the queue, and the outbox is empty."""
+        outbox.drain(self.ports, until=self.relay.clock.time() + 60)
+        assert not self.relay.items("outbox#")
+        assert self.owed <= self.queued.keys() | self.taken.keys()
+        self.relay.__exit__()
+
+    @property
+    def queued(self) -> Counter[tuple[str, str]]:
+        return Counter(map(identity, (message.body for message in self.relay.queues["leads"].messages.values())))
+
+    @property
+    def durable(self) -> Counter[tuple[str, str]]:
+        items = [item for key, item in self.relay.store.items.items() if key.startswith("outbox#")]
+        return self.queued + self.taken + Counter(identity(outbox.kept_body(item).decode()) for item in items)
+
+    def meeting(self, trouble: Trouble | None, act: Callable[[], Any]) -> Any:
+        """Do something in trouble; return what came of it, None if there was no answer or none that binds us."""
+        if trouble:
+            trouble.strike(self.relay)
+        try:
+            return act()
+        except (Crash, Unavailable):
+            assert trouble, "a refusal without a reason"
+            return None
+        finally:
+            self.relay.before_call = lambda _: None
+            self.relay.mend()
+
+    def accept(self, envelope: Envelope) -> Receipt:
+        return inbox.accept(self.ports, envelope, remember=self.remembered_for)
+
+    @rule(envelope=calls, trouble=troubles)
+    def call(self, envelope: Envelope, trouble: Trouble | None) -> None:
+        """A sender calls, for the first time or again."""
+        before = self.durable
+        body, until = self.known.get(envelope.key, ("", 0.0))
+        receipt = self.meeting(trouble, lambda: self.accept(envelope))
+        this = envelope.key, envelope.sha256
+        match receipt:
+            case Receipt.ACCEPTED:
+                assert self.durable[this] > before[this]
+                self.owed.add(this)
+            case Receipt.REPLAYED:
+                assert before[this], "a copy of what we do not have"
+                assert self.durable == before
+                self.owed.add(this)
+            case Receipt.CONFLICTING:
+                assert any(key == envelope.key and sha256 != envelope.sha256 for key, sha256 in before)
+                assert self.durable == before
+        if trouble is None and until > self.relay.clock.time():
+            assert receipt is (Receipt.REPLAYED if body == envelope.sha256 else Receipt.CONFLICTING)
+        elif trouble is None and receipt is Receipt.ACCEPTED:
+            # Only a call that nothing disturbed is sure to be remembered, for as long as its first try said.
+            self.known[envelope.key] = envelope.sha256, self.relay.store.items[f"inbound#{envelope.name}"].expires_at or 0.0
+
+    @rule(envelope=calls, other=calls, number=st.integers(1, 3))
+    def call_during_a_call(self, envelope: Envelope, other: Envelope, number: int) -> None:
+        """Two senders at once: the second one comes and goes before a port call of the first."""
+        calls = 0
+
+        def barge_in(_: str) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == number:
+                self.relay.before_call = lambda _: None
+                self.call(other, None)
+
+        self.relay.before_call = barge_in
+        receipt = self.accept(envelope)
+        self.relay.before_call = lambda _: None
+        if receipt is not Receipt.CONFLICTING:
+            self.owed.add((envelope.key, envelope.sha256))
+
+    @rule(envelope=calls, trouble=troubles)
+    def put_by(self, envelope: Envelope, trouble: Trouble | None) -> None:
+        """A receiver that needs no memory makes one call durable."""
+        if self.meeting(trouble, lambda: inbox.make_durable(self.ports, envelope) or True):
+            self.owed.add((envelope.key, envelope.sha256))
+
+    @rule(envelopes=st.lists(calls, min_size=1, max_size=4), trouble=troubles)
+    def put_all_by(self, envelopes: list[Envelope], trouble: Trouble | None) -> None:
+        """A receiver makes many durable at once; the queue may take some of them."""
+        if self.meeting(trouble, lambda: inbox.make_all_durable(self.ports, envelopes) or True):
+            self.owed |= {(envelope.key, envelope.sha256) for envelope in envelopes}
+
+    @rule(body=st.sampled_from([b"odd", b"odder"]), trouble=troubles)
+    def put_into_quarantine(self, body: bytes, trouble: Trouble | None) -> None:
+        """A receiver keeps what it cannot read."""
+        if self.meeting(trouble, lambda: inbox.quarantine(self.ports, "amocrm.hook", body, "id_invalid") or True):
+            self.quarantined.add(body)
+
+    @rule(trouble=troubles)
+    def drain(self, trouble: Trouble | None) -> None:
+        """The outbox is emptied, or not."""
+        self.meeting(trouble, lambda: outbox.drain(self.ports, until=self.relay.clock.time() + 60))
+
+    @rule()
+    def work(self) -> None:
+        """A worker takes a message and is done with it."""
+        for message in self.relay.queues["leads"].receive(limit=1, visibility=60):
+            self.taken[identity(message.body)] += 1
+            self.relay.queues["leads"].delete(message.id)
+
+    @rule(seconds=st.sampled_from([1, 3600, remembered_for]))
+    def time_passes(self, seconds: int) -> None:
+        self.relay.clock.sleep(seconds)
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        assert self.owed <= self.durable.keys()
+
+    @invariant()
+    def what_is_in_quarantine_stands_there_once(self) -> None:
+        kept = [zlib.decompress(item["body"]) for item in self.relay.items("quarantine#").values()]
+        assert len(kept) == len(set(kept))
+        assert self.quarantined <= set(kept)
+
+
+def identity(body: str) -> tuple[str, str]:
+    """Return the key and the digest of a message."""
+    envelope = Envelope.decode(body)
+    return envelope.key, envelope.sha256
+
+
+InboxMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+test_senders_in_any_order_lose_nothing = InboxMachine.TestCase
