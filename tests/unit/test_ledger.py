@@ -168,6 +168,29 @@ def test_an_effect_that_was_given_up_is_in_doubt_for_whom_an_operator_sends(benc
     assert bench.claim().in_doubt
 
 
+def test_what_surely_did_not_happen_is_given_up_without_doubt(bench: Bench) -> None:
+    """GIVEN_UP is over for the workers, is listed, and whom an operator sends need not look in the CRM."""
+    claim = bench.claim()
+    claim.sent({})
+    claim.give_up("rate_limited", happened=False)
+    assert bench.effect == Effect(State.GIVEN_UP, "a", notes={}, last_error="rate_limited")
+    assert bench.attention == "GIVEN_UP"
+    heir = bench.claim()
+    assert not heir.in_doubt
+    heir.confirm({"id": "7"})
+    assert bench.attention is None
+
+
+def test_giving_up_does_not_end_an_earlier_doubt(bench: Bench) -> None:
+    """A last try that surely did nothing says nothing of the one before: an operator must look."""
+    bench.claim().sent({})
+    bench.expire()
+    bench.claim().give_up("rate_limited", happened=False)
+    assert bench.effect.state is State.NEEDS_RECONCILE
+    assert bench.effect.owner is None
+    assert bench.attention == "NEEDS_RECONCILE"
+
+
 def test_only_an_owner_who_died_uses_up_a_try(bench: Bench) -> None:
     """Waiting for a CRM costs nothing; dying in the middle is counted; what ends orderly starts anew."""
     bench.claim().wait("busy", happened=False)
@@ -375,7 +398,8 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(owner=consumes(owners), fault=faults)
     def given_up(self, owner: Owner, fault: str | None) -> None:
         """The message has waited too long."""
-        self.write(owner, fault, lambda: owner.claim.give_up("ReadTimeout"))
+        happened = None if owner.claim.effect.state is State.SENT else False
+        self.write(owner, fault, lambda: owner.claim.give_up("ReadTimeout", happened=happened))
 
     @rule(owner=consumes(owners), accepted=st.booleans(), fault=faults)
     @precondition(lambda self: self.tries)
@@ -395,7 +419,13 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def doubt_is_never_forgotten(self) -> None:
         effect = self.effect
-        assert not (effect and effect.state is State.PLANNED and self.open_tries)
+        assert not (effect and effect.state in (State.PLANNED, State.GIVEN_UP) and self.open_tries)
+
+    @invariant()
+    def what_an_operator_must_see_is_listed(self) -> None:
+        item = self.store.get(f"effect#{NAME}")
+        if item and item.attributes["state"] in ("REJECTED", "GIVEN_UP", "NEEDS_RECONCILE"):
+            assert item.attention == item.attributes["state"]
 
     @invariant()
     def what_is_settled_stays_settled(self) -> None:
