@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_relay.delivery.budget import Budget
@@ -188,7 +188,6 @@ def test_two_workers_that_reserve_at_once_get_different_slots(relay: Relay, port
         st.tuples(st.booleans(), st.sampled_from([0.0, 0.0, 0.004, 0.05, 0.0999, 0.3, 2.0])), min_size=1, max_size=50
     ),
 )
-@settings(max_examples=100, deadline=None)
 def test_d27_no_second_sees_more_requests_than_the_limit(
     rate: float, workers: int, breaks: list[tuple[bool, float]]
 ) -> None:

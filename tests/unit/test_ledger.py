@@ -442,5 +442,5 @@ class LedgerMachine(RuleBasedStateMachine):
         assert versions == list(range(1, len(versions) + 1))
 
 
-LedgerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+LedgerMachine.TestCase.settings = settings(stateful_step_count=30)
 test_workers_in_any_order_keep_the_ledger_true = LedgerMachine.TestCase
