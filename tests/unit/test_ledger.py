@@ -58,6 +58,7 @@ def test_an_effect_has_one_owner_until_its_lease_ends(bench: Bench) -> None:
     with pytest.raises(Busy) as busy:
         bench.claim()
     assert busy.value.until == bench.clock.time() + LEASE
+    assert str(busy.value) == "busy"  # a reason for whoever waits
     bench.clock.sleep(LEASE - 1)
     with pytest.raises(Busy):
         bench.claim()
@@ -253,6 +254,12 @@ def test_an_effect_is_remembered_longer_than_any_replay_window(bench: Bench) -> 
     claim.confirm({"id": "7"})
     bench.clock.sleep(90 * 86_400 + 600)
     assert bench.effect.state is State.CONFIRMED
+
+
+def test_the_table_names_states_as_operators_and_newer_versions_know_them() -> None:
+    """What stands in the table outlives the code: a state is never spelt otherwise."""
+    words = ["PLANNED", "SENT", "CONFIRMED", "REJECTED", "GIVEN_UP", "NEEDS_RECONCILE"]
+    assert [Effect.read({"state": word, "sha256": "a"}).state.name for word in words] == words
 
 
 def test_an_effect_is_read_as_it_was_written() -> None:
