@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tests.fuzz.fuzz import Fuzzed, timed
+from tests.fuzz.fuzz import REPORT, Fuzzed, timed
 from tests.fuzz.targets import TARGETS
 
 _MOST_OF_A_RUN = 100_000
@@ -82,19 +82,21 @@ def _run(name: str, seed: int, inputs: int, advance: Callable[[int], None]) -> F
     Raises:
         Failed: an input raised, or took too long.
     """
-    found = Fuzzed()
+    found, says = Fuzzed(), []
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "errors").open("w+") as errors:
         command = [sys.executable, "-m", "tests.fuzz.guided", name, str(inputs), str(seed), folder]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:  # noqa: S603
             for line in process.stdout or ():
-                before, found = found.inputs, _read(line)
-                advance(found.inputs - before)
+                if line.startswith(REPORT):
+                    before, found = found.inputs, _read(line.removeprefix(REPORT))
+                    advance(found.inputs - before)
+                else:
+                    says.append(line)
         if process.returncode:
             left = [path.read_bytes() for path in Path(folder).glob("*-*") if path.is_file()]
             errors.seek(0)
-            # libFuzzer has much to say besides.
-            says = [line for line in errors.read().splitlines() if not line.startswith(("#", "INFO", "\t"))]
-            raise Failed(left[0] if left else b"", "\n".join(says[-40:]))
+            # Of libFuzzer, which talks of every input that it likes, the last words are enough.
+            raise Failed(left[0] if left else b"", "".join(says or errors.readlines()[-20:]))
     return found
 
 

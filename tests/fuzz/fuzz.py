@@ -13,6 +13,8 @@ from tests.fuzz.targets import LONGEST_REFUSED, TARGETS, Take, Target
 
 FRESH_AFTER = 1_000
 """Inputs after which a target is opened anew, since what it keeps grows."""
+REPORT = "found: "
+"""What a line of `tests.fuzz.guided` begins with that says what it has found; others are of libFuzzer."""
 _MEASURED = 4
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["crm_relay", "callback_receiver", "amo_webhook", "bitrix_robot", "tomllib"]):
-    from tests.fuzz.fuzz import FRESH_AFTER, Fuzzing
+    from tests.fuzz.fuzz import FRESH_AFTER, REPORT, Fuzzing
     from tests.fuzz.targets import TARGETS
 
 _LONGEST = 4096
@@ -34,7 +34,8 @@ def main() -> None:
         # Once, and without a verdict: what is guided is slower. The slowest are tried again by who started this.
         fuzzing.one(data, measured=1)
         if fuzzing.found.inputs % FRESH_AFTER == 0 or fuzzing.found.inputs == inputs:
-            print(json.dumps(astuple(fuzzing.found), default=lambda value: value.decode("latin-1")), flush=True)
+            found = json.dumps(astuple(fuzzing.found), default=lambda value: value.decode("latin-1"))
+            print(f"{REPORT}{found}", flush=True)
         if fuzzing.found.inputs == inputs:
             os._exit(0)
 
