@@ -1,47 +1,95 @@
 """Hand inputs in, one after the other, and look at the clock."""
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Self
 
 import hypothesis
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from tests.fuzz.targets import TARGETS, Take
+from tests.fuzz.targets import LONGEST_REFUSED, TARGETS, Take, Target
 
-LONGEST_TAKEN, LONGEST_REFUSED = 0.4, 0.05
-"""Seconds of CPU for an input that is taken, and for one that is not."""
-_MEASURED_AGAIN = 4
+FRESH_AFTER = 1_000
+"""Inputs after which a target is opened anew, since what it keeps grows."""
+REPORT = "found: "
+"""What a line of `tests.fuzz.guided` begins with that says what it has found; others are of libFuzzer."""
+_MEASURED = 4
 
 
-@dataclass
+@dataclass(frozen=True)
 class Fuzzed:
-    """How many inputs were taken and refused, and the longest CPU time of each, in seconds."""
+    """How many inputs were taken and refused, and of each the slowest: its seconds of CPU, and what it was."""
 
-    target: str
     taken: int = 0
     refused: int = 0
-    longest_taken: float = 0.0
-    longest_refused: float = 0.0
+    slowest_taken: tuple[float, bytes] = (0.0, b"")
+    slowest_refused: tuple[float, bytes] = (0.0, b"")
 
     def __add__(self, other: "Fuzzed") -> "Fuzzed":
         return Fuzzed(
-            self.target,
             self.taken + other.taken,
             self.refused + other.refused,
-            max(self.longest_taken, other.longest_taken),
-            max(self.longest_refused, other.longest_refused),
+            max(self.slowest_taken, other.slowest_taken),
+            max(self.slowest_refused, other.slowest_refused),
         )
+
+    @property
+    def inputs(self) -> int:
+        """How many there were."""
+        return self.taken + self.refused
+
+
+class Fuzzing:
+    """Tries inputs on one target; `found` is what came of them. Use it as a context manager."""
+
+    def __init__(self, target: Target) -> None:
+        self.found = Fuzzed()
+        self._target = target
+        self._opened = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def one(self, data: bytes, *, measured: int = _MEASURED) -> float:
+        """Try one input; return how slow it is."""
+        if self.found.inputs % FRESH_AFTER == 0:
+            self._opened.close()
+            self._take = self._opened.enter_context(self._target.opened())
+        taken, seconds = timed(self._take, self._target.whole(data), measured)
+        slow = seconds, data
+        self.found += Fuzzed(1, 0, slowest_taken=slow) if taken else Fuzzed(0, 1, slowest_refused=slow)
+        return self._target.slowness(taken, seconds)
+
+
+def timed(take: Take, value: bytes, measured: int = _MEASURED) -> tuple[bool, float]:
+    """Return the verdict, and the CPU seconds of this thread that it takes: the least of several where it took long."""
+    shortest = float("inf")
+    for _ in range(measured):
+        began = time.thread_time()
+        taken = take(value)
+        shortest = min(shortest, time.thread_time() - began)
+        if shortest < LONGEST_REFUSED / 2:
+            break
+    return taken, shortest
 
 
 def fuzz(name: str, inputs: int, seed: int) -> Fuzzed:
-    """Try inputs on a target.
+    """Try inputs of Hypothesis on a target.
 
     Raises:
         Exception: whatever an input, made as small as it gets, has caused.
     """
-    target, found = TARGETS[name], Fuzzed(name)
-    with target.opened() as take:
+    target = TARGETS[name]
+    parts = st.sampled_from(target.words) | st.binary(max_size=6)
+    made = st.lists(parts, max_size=20).map(b"".join)
+    changes = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 20), parts), max_size=2)
+    varied = st.builds(_varied, st.sampled_from(target.samples), changes)
+    with Fuzzing(target) as fuzzing:
 
         @hypothesis.seed(seed)
         @settings(
@@ -51,28 +99,15 @@ def fuzz(name: str, inputs: int, seed: int) -> Fuzzed:
             deadline=None,
             suppress_health_check=list(HealthCheck),
         )
-        @given(target.inputs)
-        def one(value: Any) -> None:
-            is_taken, seconds = timed(take, value)
-            if is_taken:
-                found.taken += 1
-                found.longest_taken = max(found.longest_taken, seconds)
-            else:
-                found.refused += 1
-                found.longest_refused = max(found.longest_refused, seconds)
-            assert seconds <= (LONGEST_TAKEN if is_taken else LONGEST_REFUSED), seconds
+        @given(made | varied)
+        def one(data: bytes) -> None:
+            assert fuzzing.one(data) <= 1
 
         one()
-    return found
+        return fuzzing.found
 
 
-def timed(take: Take, value: Any) -> tuple[bool, float]:
-    """Return the verdict, and the CPU seconds that it takes: the least of several where it took long."""
-    shortest = float("inf")
-    for _ in range(_MEASURED_AGAIN):
-        began = time.process_time()
-        is_taken = take(value)
-        shortest = min(shortest, time.process_time() - began)
-        if shortest < LONGEST_REFUSED / 2:
-            break
-    return is_taken, shortest
+def _varied(sample: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
+    for place, length, part in changes:
+        sample = sample[:place] + part + sample[place + length :]
+    return sample

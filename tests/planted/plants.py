@@ -21,6 +21,7 @@ from crm_relay.cartelcrm.callbacks import Callback
 from crm_relay.cartelcrm.leads import Lead
 from crm_relay.delivery import attempt, inbox, outbox, tokens, worker
 from crm_relay.delivery.attempt import Ending, Try, Waiting
+from crm_relay.delivery.aws import SqsQueue
 from crm_relay.delivery.budget import Budget
 from crm_relay.delivery.envelope import Envelope
 from crm_relay.delivery.inbox import Receipt
@@ -100,6 +101,17 @@ def _partial_batch(patch: pytest.MonkeyPatch) -> None:
         ports.queue.send_all([envelope.encode() for envelope in envelopes])
 
     patch.setattr(amo_receive, "make_all_durable", make_all_durable)
+
+
+@mistake("partial SendMessageBatch ignored", tests="tests/component/test_delivery_contract.py")
+def _sent_is_sent(patch: pytest.MonkeyPatch) -> None:
+    proper = SqsQueue._send_batch
+
+    def send_batch(self: SqsQueue, bodies: Sequence[str]) -> list[str]:
+        missing = proper(self, bodies)
+        return missing if len(missing) == len(bodies) else []
+
+    patch.setattr(SqsQueue, "_send_batch", send_batch)
 
 
 @mistake("outbox: forget, then send")

@@ -76,6 +76,8 @@ def test_b09_an_index_is_a_key_and_reserves_nothing() -> None:
     assert linked == {"contacts": {"update": [{"linked_leads_id": {"15319601": {"ID": "15319601"}}}]}}
     for name in ("9223372036854775808", "-9223372036854775809", "9" * 5000):  # no integers to PHP
         assert decode(f"a[{name}]=1&a[]=2".encode()) == {"a": {name: "1", "0": "2"}}
+    least = -(2**63)  # is one
+    assert decode(f"a[{least}]=1&a[]=2".encode()) == {"a": {str(least): "1", str(least + 1): "2"}}
 
 
 @pytest.mark.parametrize("name", ["__proto__", "constructor", "__class__", "__init__", "next_index"])
@@ -139,6 +141,7 @@ def test_b06_as_many_fields_as_are_taken_and_no_more() -> None:
 @pytest.mark.parametrize("key", [b"b", b"", b"0", b"[", b"%26"])
 def test_b08_as_many_levels_as_php_takes_and_no_more(opening: bytes, closing: bytes, key: bytes) -> None:
     """B08: 64 brackets, however they are written; a key of 65 is refused, wherever it stands, closed or not."""
+    assert MOST_LEVELS == 64
     bracket = opening + key + closing
     tree: Any = decode(b"a" + bracket * MOST_LEVELS + b"=1")["a"]
     for _ in range(MOST_LEVELS):
@@ -228,7 +231,7 @@ def test_a_filter_as_the_api_wants_it() -> None:
 @pytest.mark.parametrize("value", [1.5, b"x", object(), {1, 2}], ids=lambda value: type(value).__name__)
 def test_what_php_would_write_otherwise_is_not_written(value: object) -> None:
     """A float has no one spelling."""
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=f"^no form holds a {type(value).__name__}$"):
         encode({"a": {"b": value}})
 
 
