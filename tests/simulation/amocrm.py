@@ -149,6 +149,11 @@ class Notes(Job):
 
     # What came of it
 
+    @property
+    @override
+    def events(self) -> int:
+        return len(self._told())
+
     @override
     def problems(self) -> Iterator[str]:
         told = self._told()

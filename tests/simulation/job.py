@@ -24,6 +24,16 @@ class Job(ABC):
     def start(self) -> None:
         """Plan the events."""
 
+    @property
+    @abstractmethod
+    def events(self) -> int:
+        """How many events it has had, copies apart."""
+
+    @property
+    def unprovable(self) -> int:
+        """How many effects may be doubled: a request was held up so long that nobody could know of it."""
+        return 0
+
     @abstractmethod
     def problems(self) -> Iterator[str]:
         """Tell what is lost, doubled or otherwise wrong, each with the name of the effect."""

@@ -3,7 +3,7 @@
 import tests.conftest  # noqa: F401, I001 (the environment of all tests, before anything reads it)
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from tests.relay import START
@@ -19,7 +19,7 @@ _LATE = 0.1
 
 @dataclass(frozen=True)
 class Report:
-    """What came of a seed."""
+    """What came of a seed. `events` by job; `unprovable` as in Job."""
 
     seed: int
     problems: tuple[str, ...]
@@ -27,6 +27,8 @@ class Report:
     calls: int
     troubles: int
     invocations: int
+    events: Mapping[str, int]
+    unprovable: int
     trace: tuple[str, ...]
 
     @property
@@ -55,6 +57,8 @@ def simulate(seed: int, *, rate: float = RATE, events: int = EVENTS, whole: bool
                 world.chaos.calls,
                 world.chaos.troubles,
                 world.invocations,
+                {type(job).__name__: job.events for job in work},
+                sum(job.unprovable for job in work),
                 tuple(world.trace) if whole or problems else (),
             )
     finally:
