@@ -47,6 +47,7 @@ from workbench.sandboxes.wire import SandboxRequest, SandboxResponse
 URL_KEYS = {"partner": "mark-url-key-of-the-partner", "hub": "mark-url-key-of-the-hub-00"}
 APPLICATION_TOKEN, PERSON = "mark-application-token", "Mark-Maria"
 _APP_TOKEN, _APP_SECRET, _WEBHOOK = "mark-app-token", "mark-app-secret", "mark-webhook"
+_NEXT_WEBHOOK = "mark-next-webhook"
 _ROBOT = "send_to_hub"
 _RELAY = "https://relay.test"
 _LIMIT = 2.0
@@ -156,6 +157,8 @@ class Deals(Job):
             world.add(portal.portal.domain, portal, limit=_LIMIT, deliver=self._deliver, own_faults=_OWN_FAULTS)
             if by_app[name]:
                 self._look_after(name, portal)
+            elif random.random() < 0.5:
+                world.scheduler.at(START + random.uniform(0, world.storm_seconds), partial(self._rotate, name, portal))
         world.add(world.settings.bitrix24.oauth_host, self._oauth, limit=_LIMIT)
         self._calls: list[_Call] = []
         self._contracts: defaultdict[int, list[str]] = defaultdict(list)
@@ -185,12 +188,12 @@ class Deals(Job):
             routes={"main": _ROUTE},
         )
         world.settings = msgspec.structs.replace(world.settings, bitrix24=settings)
-        self.marks = (*URL_KEYS.values(), APPLICATION_TOKEN, _APP_TOKEN, _APP_SECRET, _WEBHOOK, PERSON)
+        self.marks = (*URL_KEYS.values(), APPLICATION_TOKEN, _APP_TOKEN, _APP_SECRET, _WEBHOOK, _NEXT_WEBHOOK, PERSON)
         secrets = {}
         store = MemoryStore(world, world.items)
         store.put(f"sweep#{portal_key('partner')}", {"last": 0}, replaces=None)  # whatever is moved is ours to carry
         for name, portal in portals.items():
-            webhook = "" if by_app[name] else f"https://{portal.portal.domain}/rest/1/{_WEBHOOK}/"
+            webhook = "" if by_app[name] else _webhook_url(portal, _WEBHOOK)
             told = (URL_KEYS[name], webhook, APPLICATION_TOKEN, "local.app", _APP_SECRET)
             secrets[name] = Bitrix24Secrets(*told)
             store.put(app_key(name), {"application_token": _APP_TOKEN}, replaces=None)
@@ -204,6 +207,21 @@ class Deals(Job):
                 store.put(token_key(portal_key(name)), {"pair": asdict(pair), "lease_until": 0}, replaces=None)
                 self.marks += (grant.access_token, grant.refresh_token)
         world.secrets = msgspec.structs.replace(world.secrets, bitrix24=secrets)
+
+    def _rotate(self, name: str, portal: _Portal) -> None:
+        """Make another webhook and let every process see it before the old one goes."""
+        self._world.note("the operator", f"rotates the webhook of the portal {name}")
+        (old,) = portal.portal.incoming
+        new = replace(old, secret=_NEXT_WEBHOOK)
+        portal.portal = replace(portal.portal, incoming=(old, new))
+        secrets = self._world.secrets.bitrix24
+        told = msgspec.structs.replace(secrets[name], webhook_url=_webhook_url(portal, _NEXT_WEBHOOK))
+        self._world.secrets = msgspec.structs.replace(self._world.secrets, bitrix24={**secrets, name: told})
+        self._world.scheduler.at(self._world.time() + 1_200, partial(self._forget, portal, new))
+
+    @staticmethod
+    def _forget(portal: _Portal, kept: IncomingWebhook) -> None:
+        portal.portal = replace(portal.portal, incoming=(kept,))
 
     def _look_after(self, name: str, portal: _Portal) -> None:
         """Install the app anew where its refresh token is dead: the answer that brought the next one was lost."""
@@ -490,6 +508,10 @@ _RETURNED = ("esb_deal_id", "status")
 
 def _address(portal: str) -> str:
     return f"{_RELAY}/bitrix/{URL_KEYS[portal]}"
+
+
+def _webhook_url(portal: _Portal, secret: str) -> str:
+    return f"https://{portal.portal.domain}/rest/1/{secret}/"
 
 
 def _effect_of(origin: str) -> str:

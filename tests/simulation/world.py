@@ -7,8 +7,9 @@ import linecache
 import math
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from functools import partial
 from io import StringIO
 from itertools import count
@@ -88,6 +89,20 @@ class Arrival(NamedTuple):
     marks: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class _Queue(QueuePort):
+    """A queue that leaves a line in the trace where it took only some of a batch."""
+
+    note: Callable[[str, str], None]
+
+    @override
+    def send_all(self, bodies: Sequence[str]) -> list[str]:
+        missing = super().send_all(bodies)
+        if missing:
+            self.note(f"{self.name}.send_all", f"{len(bodies) - len(missing)} of {len(bodies)} taken")
+        return missing
+
+
 class Process:
     """One process of one function: its own clock, memory, HTTP client and view of the ports.
 
@@ -164,8 +179,9 @@ class Process:
     # Its I/O
 
     def _port(self, name: str, memory: object) -> Any:
-        kind = QueuePort if isinstance(memory, MemoryQueue) else Port
-        return kind(name, memory, self._through)
+        if isinstance(memory, MemoryQueue):
+            return _Queue(name, memory, self._through, partial(self.world.note, self.name))
+        return Port(name, memory, self._through)
 
     def _through(self, name: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         match args:
