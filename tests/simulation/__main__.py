@@ -16,7 +16,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tests.simulation.simulation import EVENTS, RATE, Report, simulate
 
 CORES = os.cpu_count() or 1
-JOBS = ("Leads", "Callbacks", "Notes", "Deals")
 _TRACE_LINES = 60
 
 
@@ -32,14 +31,16 @@ def main() -> int:
     seeds = range(options.first, options.first + options.seeds)
     began = time.monotonic()
     totals: Counter[str] = Counter()
-    failed: list[Report] = []
+    events: Counter[str] = Counter()
     fewest = sys.maxsize
+    failed: list[Report] = []
     reports = _simulate_all(seeds, rate=options.rate, events=options.events)
     columns = (TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         for report in progress.track(reports, total=len(seeds)):
             totals += Counter(calls=report.calls, troubles=report.troubles, invocations=report.invocations)
-            totals += Counter(report.events) + Counter(unprovable=report.unprovable)
+            totals += Counter(unprovable=report.unprovable)
+            events += Counter(report.events)
             fewest = min(fewest, sum(report.events.values()))
             if not console.is_terminal and report.seed % 100 == 0:
                 console.print(f"… seed {report.seed}, {time.monotonic() - began:.0f} s")
@@ -50,11 +51,11 @@ def main() -> int:
         console.print("\n".join(report.trace), markup=False, highlight=False, soft_wrap=True)
         console.print(f"digest {report.digest}")
     share = 100 * totals["troubles"] / max(1, totals["calls"])
-    of_jobs = ", ".join(f"{name} {totals[name]:,}" for name in JOBS)
+    of_jobs = ", ".join(f"{job} {number:,}" for job, number in events.items())
     console.print(
-        f"{len(seeds)} seeds: {of_jobs} events, copies apart, at least {fewest} in a seed; {totals['invocations']:,} "
+        f"{len(seeds)} seeds: events of {of_jobs}, at least {fewest} in a seed; {totals['invocations']:,} "
         f"invocations, {totals['calls']:,} I/O calls while the storm raged, {share:.1f} % of them in trouble; "
-        f"{totals['unprovable']} effects that nobody could know of were doubled; {len(failed)} seeds failed; "
+        f"{totals['unprovable']} effects came twice against which there is no promise; {len(failed)} seeds failed; "
         f"{time.monotonic() - began:.0f} s on {CORES} cores"
     )
     return 1 if failed else 0

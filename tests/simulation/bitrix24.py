@@ -318,7 +318,7 @@ class Deals(Job):
         """For a while, methods work for long, or batches break off in the middle."""
         random, switches = self._world.random, portal.switches
         if random.random() < 0.5:
-            switches.operating_per_call = random.choice((60.0, 200.0))
+            switches.operating_per_call = random.choice((60.0, 500.0))
             switches.refusals_tell_time = random.random() < 0.5
         else:
             switches.breaks_batches_after = random.randint(1, 6)
@@ -374,15 +374,6 @@ class Deals(Job):
     def events(self) -> int:
         return len(self._calls) + len(self._moved)
 
-    @property
-    @override
-    def unprovable(self) -> int:
-        return sum(
-            len(writes) > 1 and portal.is_unprovable(what)
-            for portal in (self._partner, self._hub)
-            for what, writes in portal.written.items()
-        )
-
     @override
     def problems(self) -> Iterator[str]:
         for call in self._calls:
@@ -398,9 +389,15 @@ class Deals(Job):
             yield from self._wrong_deal(deal, carried[f"deal:{deal}:main"])
         for items in (self._hub.contacts, self._hub.companies):
             for origin, found in self._by_origin(items).items():
-                if len(found) > 1 and not self._hub.is_unprovable(origin):
+                if len(found) > 1 and self._is_promised(self._hub, origin):
                     yield f"{_effect_of(origin)}: DOUBLED, {len(found)} in the hub"
         yield from self._wrong_robots()
+
+    def _is_promised(self, portal: _Portal, what: str) -> bool:
+        """Whether what came twice should not have; counts what there is no promise for."""
+        is_promised = not portal.is_unprovable(what)
+        self.unprovable += not is_promised
+        return is_promised
 
     @staticmethod
     def _by_origin(items: Mapping[int, Item]) -> defaultdict[str, list[Item]]:
@@ -432,9 +429,9 @@ class Deals(Job):
         name, origin = f"{DEAL}#partner#{deal}#main", f"deal:{deal}:main"
         effect = end(self._world, name)
         comments = [each.text for each in self._partner.comments if each.entity_id == deal and each.text[0] == "✅"]
-        if len(carried) > 1 and not self._hub.is_unprovable(origin):
+        if len(carried) > 1 and self._is_promised(self._hub, origin):
             yield f"{name}: DOUBLED, {len(carried)} deals in the hub"
-        if len(comments) > 1 and not self._partner.is_unprovable(f"comment:{deal}"):
+        if len(comments) > 1 and self._is_promised(self._partner, f"comment:{deal}"):
             yield f"{name}: DOUBLED, told {len(comments)} times"
         if effect.get("state") != "CONFIRMED":
             if not any(end(self._world, each).get("state") in IN_VAIN for each in self._calls_for(deal)):
@@ -481,7 +478,7 @@ class Deals(Job):
     def _wrong_files(self, deal: Item, source: str, carried: Item, target: str, told: str) -> Iterator[str]:
         files, wanted = _files(self._hub, carried[target]), _files(self._partner, deal[source])
         doubled = any(times > 1 for times in files.values())
-        if doubled and not self._hub.is_unprovable(f"file:{carried['originId']}"):
+        if doubled and self._is_promised(self._hub, f"file:{carried['originId']}"):
             yield f"DOUBLED, its files in {target} are {files}"
         for name, content in wanted.keys() - files.keys():
             if name not in told and f"{source} #" not in told:

@@ -19,6 +19,8 @@ class Job(ABC):
 
     marks: tuple[str, ...] = ()
     """Secrets and personal data of its events: no line of a log may hold one."""
+    unprovable = 0
+    """Effects that `problems` found twice and let pass: a request was held up for so long that nobody could know."""
 
     @abstractmethod
     def start(self) -> None:
@@ -28,11 +30,6 @@ class Job(ABC):
     @abstractmethod
     def events(self) -> int:
         """How many events it has had, copies apart."""
-
-    @property
-    def unprovable(self) -> int:
-        """How many effects may be doubled: a request was held up so long that nobody could know of it."""
-        return 0
 
     @abstractmethod
     def problems(self) -> Iterator[str]:
