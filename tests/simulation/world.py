@@ -461,7 +461,7 @@ class World:
             return None
         finally:
             self.wake()
-            if not process.dead:
+            if not process.dead and (self.chaos.storm or not process.skew):  # in calm weather clocks are right
                 process.deadline = math.inf
                 self._warm[function].append(process)
         self.note(process.name, "returned", str(answer.get("statusCode", answer)))
