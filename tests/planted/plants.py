@@ -3,6 +3,7 @@
 import tests.conftest  # noqa: F401, I001 (the environment of all tests, before anything reads it)
 
 import json
+import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ import pytest
 from amo_webhook import add_notes
 from amo_webhook import receive as amo_receive
 from amo_webhook.card import KnownCard
+from bitrix_robot import cards, files, report, transfer
+from bitrix_robot.report import Reporter
 from callback_receiver import process, receive
 from crm_relay import signing
 from crm_relay.cartelcrm import callbacks
@@ -366,3 +369,24 @@ def _replace_submit(patch: pytest.MonkeyPatch, submit: Callable[..., Mapping[str
 
     patch.setattr(consumer, "submit", submit)
     patch.setattr(intake, "submit", submit)
+
+
+_TRANSFER = "tests/component/test_bitrix_transfer.py"
+_KILLED_ANYWHERE = f"{_TRANSFER}::test_d04_a_process_killed_anywhere_carries_the_deal_once"
+_ARRIVES_LATE = f"{_TRANSFER}::test_d25_a_request_that_arrives_late_carries_the_deal_once"
+
+
+@mistake("a deal is made again without a look into the hub", tests=_KILLED_ANYWHERE)
+def _blind_deal(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(transfer._Carrier, "_look_up", lambda *_: None)
+
+
+@mistake("people are told again without a look at what they were told", tests=_KILLED_ANYWHERE)
+def _told_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Reporter, "_were_told", lambda *_: set())
+
+
+@mistake("what is under way to the hub is not waited for", tests=_ARRIVES_LATE)
+def _impatient(patch: pytest.MonkeyPatch) -> None:
+    for module in (transfer, cards, files, report):
+        patch.setattr(module, "APPEARS_WITHIN", -math.inf)

@@ -1,17 +1,21 @@
 """`make simulate SEEDS=… FIRST=…`: many seeds on all cores; a failing one says how to see it again, and what it did."""
 
 import argparse
+import multiprocessing
+import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tests.simulation.many import CORES, simulate_all
-from tests.simulation.simulation import EVENTS, RATE, Report
+from tests.simulation.simulation import EVENTS, RATE, Report, simulate
 
+CORES = os.cpu_count() or 1
 _TRACE_LINES = 60
 
 
@@ -27,12 +31,17 @@ def main() -> int:
     seeds = range(options.first, options.first + options.seeds)
     began = time.monotonic()
     totals: Counter[str] = Counter()
+    events: Counter[str] = Counter()
+    fewest = sys.maxsize
     failed: list[Report] = []
-    reports = simulate_all(seeds, rate=options.rate, events=options.events)
+    reports = _simulate_all(seeds, rate=options.rate, events=options.events)
     columns = (TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         for report in progress.track(reports, total=len(seeds)):
             totals += Counter(calls=report.calls, troubles=report.troubles, invocations=report.invocations)
+            totals += Counter(unprovable=report.unprovable)
+            events += Counter(report.events)
+            fewest = min(fewest, sum(report.events.values()))
             if not console.is_terminal and report.seed % 100 == 0:
                 console.print(f"… seed {report.seed}, {time.monotonic() - began:.0f} s")
             if report.problems:
@@ -42,12 +51,21 @@ def main() -> int:
         console.print("\n".join(report.trace), markup=False, highlight=False, soft_wrap=True)
         console.print(f"digest {report.digest}")
     share = 100 * totals["troubles"] / max(1, totals["calls"])
+    of_jobs = ", ".join(f"{job} {number:,}" for job, number in events.items())
     console.print(
-        f"{len(seeds)} seeds × {options.events} events: {totals['invocations']:,} invocations, {totals['calls']:,} I/O "
-        f"calls while the storm raged, {share:.1f} % of them in trouble; {len(failed)} seeds failed; "
+        f"{len(seeds)} seeds: events of {of_jobs}, at least {fewest} in a seed; {totals['invocations']:,} "
+        f"invocations, {totals['calls']:,} I/O calls while the storm raged, {share:.1f} % of them in trouble; "
+        f"{totals['unprovable']} effects came twice against which there is no promise; {len(failed)} seeds failed; "
         f"{time.monotonic() - began:.0f} s on {CORES} cores"
     )
     return 1 if failed else 0
+
+
+def _simulate_all(seeds: Sequence[int], *, rate: float, events: int) -> Iterator[Report]:
+    """Run seeds on all cores and yield their reports, in their order. One alone brings its whole trace."""
+    run = partial(simulate, rate=rate, events=events, whole=len(seeds) == 1)
+    with ProcessPoolExecutor(min(len(seeds), CORES), mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(run, seeds)
 
 
 def _show(console: Console, report: Report) -> None:

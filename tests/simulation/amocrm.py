@@ -123,7 +123,7 @@ class Notes(Job):
         for _ in range(world.events // 5):
             since = 0.31 * world.storm_seconds
             due = START + since + (random.uniform(0, 10) if burst else random.uniform(0, 0.5 * world.storm_seconds))
-            world.scheduler.at(due, self._change_one)
+            world.scheduler.at(due, self._change_some)
         world.scheduler.at(START + world.storm_seconds, self._unblock)
 
     def _make(self, kind: Kind) -> None:
@@ -132,15 +132,17 @@ class Notes(Job):
         self._world.note("somebody", f"makes {kind}#{entity.id}")
         self._world.wake()
 
-    def _change_one(self) -> None:
+    def _change_some(self) -> None:
+        """Change one card, or all of a kind at once: amoCRM tells of them in one hook."""
         random = self._world.random
         kind, entity_id = random.choice(list(self._values))
-        values = self._values[kind, entity_id]
-        number = len(values) + 1
+        ids = [id_ for other, id_ in self._values if other == kind] if random.random() < 0.3 else [entity_id]
+        number = 1 + max(int(self._values[kind, id_][-1]) for id_ in ids)
         moved: dict[str, Any] = {"status_id": random.choice(PIPELINES[0].statuses).id} if kind == "leads" else {}
-        self._crm.change(kind, entity_id, **_shown(kind, number), **(moved if random.random() < 0.3 else {}))
-        values.append(str(number))
-        self._world.note("somebody", f"changes {kind}#{entity_id}", str(number))
+        self._crm.change(kind, *ids, **_shown(kind, number), **(moved if random.random() < 0.3 else {}))
+        for id_ in ids:
+            self._values[kind, id_].append(str(number))
+            self._world.note("somebody", f"changes {kind}#{id_}", str(number))
         self._world.wake()
 
     def _unblock(self) -> None:
@@ -148,6 +150,11 @@ class Notes(Job):
         self._crm.switches.blocked = False
 
     # What came of it
+
+    @property
+    @override
+    def events(self) -> int:
+        return len(self._told())
 
     @override
     def problems(self) -> Iterator[str]:

@@ -148,6 +148,11 @@ class Leads(Job):
         self._taken.add(_effect(lead))
         self._told[lead["external_id"]].append(verdict)
 
+    @property
+    @override
+    def events(self) -> int:
+        return sum(map(len, self._bodies.values()))
+
     @override
     def problems(self) -> Iterator[str]:
         made: defaultdict[str, list[str]] = defaultdict(list)
@@ -207,6 +212,11 @@ class Callbacks(Job):
             told_late = int(self._world.time()) - random.randint(0, 900)
             self._crm.announce(lead, random.choice(("accepted", "hold", "no_such_word")), told_late, copies=copies)
         self._world.wake()
+
+    @property
+    @override
+    def events(self) -> int:
+        return len(self._crm.callbacks.log)
 
     @override
     def problems(self) -> Iterator[str]:

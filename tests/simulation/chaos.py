@@ -1,5 +1,6 @@
 """What goes wrong: for every I/O of every process one draw of the seed's dice decides."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from random import Random
@@ -41,12 +42,14 @@ _LONGEST_SKEW = 600
 class Chaos:
     """The dice of one seed, and this seed's habits. After `calm` nothing goes wrong any more.
 
-    `rate` is the share of I/O calls that meets trouble; `skews` are the seconds, one of which a new process's
-    clock is off by.
+    `rate` is the share of I/O calls that meets trouble. It comes in gusts of `gust` calls on average, with as long a
+    lull behind each, so that it also meets what has come far; a gust of one is no gust. `skews` are the seconds, one
+    of which a new process's clock is off by.
     """
 
     random: Random
     rate: float
+    gust: int
     skews: tuple[float, ...]
     recycled: float
     undead: float
@@ -54,6 +57,7 @@ class Chaos:
     calls: int = 0
     troubles: int = 0
     storm: bool = True
+    _blows: bool = True
     _ports: dict[Trouble, float] = field(default_factory=lambda: dict(_PORT))
     _crm: dict[Trouble, float] = field(default_factory=lambda: dict(_CRM))
 
@@ -64,6 +68,7 @@ class Chaos:
         chaos = cls(
             random,
             rate,
+            gust=random.choice((1, 30, 100, 200)),
             skews=(0.0, *(random.uniform(-spread, spread) for _ in range(4))),
             recycled=random.choice((0.02, 0.3)),
             undead=random.choice((0.0, 0.3)),
@@ -93,7 +98,10 @@ class Chaos:
     def trouble(self, *, crm: bool = False) -> Trouble:
         """Decide about one I/O."""
         self.calls += self.storm
-        if not self.chance(self.rate):
+        if self.gust > 1 and self.chance(1 / self.gust):
+            self._blows = not self._blows
+        rate = self.rate if self.gust == 1 else 2 * self.rate * self._blows
+        if not self.chance(rate):
             return Trouble.NONE
         self.troubles += 1
         weights = self._crm if crm else self._ports
@@ -115,9 +123,11 @@ class Chaos:
         """Return how often a sender sends the same."""
         return self.random.randint(1, self.copies)
 
-    def bad_answer(self) -> faults.Fault:
-        """Return what a CRM does instead of answering well, once."""
+    def bad_answer(self, own: Sequence[faults.Fault] = ()) -> faults.Fault:
+        """Return what a CRM does instead of answering well, once; every other time one of its `own` ways."""
         when: faults.When = self.random.choice(("before", "after"))
+        if own and self.random.random() < 0.5:
+            return self.random.choice(own)
         return self.random.choice(
             (
                 faults.RateLimited(retry_after=self.random.choice((None, 1, 7, 120, "soon"))),

@@ -19,10 +19,17 @@ class Job(ABC):
 
     marks: tuple[str, ...] = ()
     """Secrets and personal data of its events: no line of a log may hold one."""
+    unprovable = 0
+    """Effects that `problems` found twice and let pass: a request was held up for so long that nobody could know."""
 
     @abstractmethod
     def start(self) -> None:
         """Plan the events."""
+
+    @property
+    @abstractmethod
+    def events(self) -> int:
+        """How many events it has had, copies apart."""
 
     @abstractmethod
     def problems(self) -> Iterator[str]:

@@ -3,11 +3,13 @@
 import tests.conftest  # noqa: F401, I001 (the environment of all tests, before anything reads it)
 
 import hashlib
+import linecache
 import math
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from functools import partial
 from io import StringIO
 from itertools import count
@@ -45,13 +47,13 @@ from tests.simulation.chaos import Chaos, Trouble
 from tests.simulation.scheduler import Scheduler
 from workbench.sandboxes import MemoryTransport, Sandbox
 from workbench.sandboxes.callbacks import CallbackDelivery
+from workbench.sandboxes.faults import Fault
 from workbench.sandboxes.wire import SandboxRequest
 
 CONCURRENCY = 3
 """Invocations of one worker at a time."""
-DRAIN_EVERY = 60
-_DRAIN_IN_CALM = 3600
-"""Three days of minutes would be most of a run's time."""
+_IN_CALM = 6 * 3600
+"""Seconds between two runs of what is scheduled: three days of minutes would be most of a run's time."""
 CALM = 3 * 86_400
 """Seconds after the storm: whatever waits for something gives up within them."""
 
@@ -76,11 +78,29 @@ def _memory() -> _Memory:
 
 
 class Arrival(NamedTuple):
-    """When a request came to a CRM, what its process's clock was off by, and when that was given its turn."""
+    """When a request came to a CRM, what its process's clock was off by, and when that was given its turn.
+
+    `marks` says by effect when that process had last written it into the ledger before it sent the request.
+    """
 
     at: float
     skew: float
     slot_at: float
+    marks: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class _Queue(QueuePort):
+    """A queue that leaves a line in the trace where it took only some of a batch."""
+
+    note: Callable[[str, str], None]
+
+    @override
+    def send_all(self, bodies: Sequence[str]) -> list[str]:
+        missing = super().send_all(bodies)
+        if missing:
+            self.note(f"{self.name}.send_all", f"{len(bodies) - len(missing)} of {len(bodies)} taken")
+        return missing
 
 
 class Process:
@@ -98,6 +118,7 @@ class Process:
         self.undead = False
         self.dead = False
         self.slot_at = 0.0
+        self.marks: dict[str, float] = {}
         self.memory = _memory()
         self.http_client = HttpClient(_Wire(self), monotonic=self._monotonic)
         queue = HANDLERS[function][0]
@@ -158,17 +179,23 @@ class Process:
     # Its I/O
 
     def _port(self, name: str, memory: object) -> Any:
-        kind = QueuePort if isinstance(memory, MemoryQueue) else Port
-        return kind(name, memory, self._through)
+        if isinstance(memory, MemoryQueue):
+            return _Queue(name, memory, self._through, partial(self.world.note, self.name))
+        return Port(name, memory, self._through)
 
     def _through(self, name: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         match args:
             case (Item(key=about), *_) | (str(about), *_) if name.startswith("store."):
                 name = f"{name} {about}"
         try:
-            return self.call(name, partial(method, *args, **kwargs))
+            result = self.call(name, partial(method, *args, **kwargs))
         finally:
-            self.world.wake()
+            if name.startswith("queue."):
+                self.world.wake()
+        verb, _, effect = name.partition(" effect#")
+        if verb == "store.put":
+            self.marks[effect] = self.world.scheduler.now
+        return result
 
     def call[T](self, name: str, effect: Callable[[], T]) -> T:
         """Do one call of a port, with what the seed has in store for it."""
@@ -246,10 +273,12 @@ class _Wire(httpx.BaseTransport):
         target = request.url.raw_path.decode()
         received = SandboxRequest.of(request.method, target, request.headers, request.read())
         trouble = world.chaos.trouble(crm=True)
+        marks = dict(process.marks)
 
         def arrives() -> None:
-            if not target.startswith("/oauth2/"):  # no CRM counts them with the others
-                world.arrivals[host].append(Arrival(world.scheduler.now, process.skew, process.slot_at))
+            world.arrived = Arrival(world.scheduler.now, process.skew, process.slot_at, marks)
+            if not target.startswith("/oauth"):  # no CRM counts them with the others
+                world.arrivals[host].append(world.arrived)
 
         def unheard() -> None:
             arrives()
@@ -258,13 +287,16 @@ class _Wire(httpx.BaseTransport):
         def answered() -> httpx.Response:
             arrives()
             if trouble is Trouble.ANSWERED_BADLY:
-                sandbox.faults.add(world.chaos.bad_answer())
+                sandbox.faults.add(world.chaos.bad_answer(world.own_faults[host]))
             return self._inner.handle_request(request)
 
         errors = [httpx.ReadError("reset"), httpx.ReadTimeout("timed out")]
         errors += [httpx.ConnectError("refused")] if trouble is Trouble.REFUSED else []
         error = world.random.choice(errors)
-        response = process.io(f"{request.method} {host}{target}", trouble, answered, late=unheard, error=error)
+        try:
+            response = process.io(f"{request.method} {host}{target}", trouble, answered, late=unheard, error=error)
+        finally:
+            world.wake()
         if world.scheduler.now - sent_at > patience:
             raise httpx.ReadTimeout("timed out")
         return response
@@ -333,8 +365,8 @@ class World:
     """Everything, from one seed. Use it as a context manager.
 
     `items`, `queues`, `dead_letters` and `bus` are what is durable; `trace` says what happened, line by line;
-    `arrivals` has the requests to each CRM's host and `limits` those allowed in a second, `answers` the bodies that
-    callers got.
+    `arrivals` has the requests to each CRM's host, `arrived` the last one, and `limits` those allowed in a second;
+    `answers` are the bodies that callers got.
     Jobs add their `sandboxes` (by host) and `secrets`, and plan their events.
     """
 
@@ -346,7 +378,7 @@ class World:
         self.chaos = Chaos.of(self.random, rate)
         self.settings = load_settings(RELAY_TOML)
         self.secrets = Secrets()
-        self.storm_seconds = self.random.choice((600, 1800, 3600))
+        self.storm_seconds = self.random.choice((600, 1800, 3600, 10_800))
         self.items: dict[str, Item] = {}
         self.queues = {name: MemoryQueue(self, name) for name in VISIBILITY}
         self.dead_letters = {name: MemoryQueue(self, f"{name}-dead-letters") for name in VISIBILITY}
@@ -354,8 +386,10 @@ class World:
         self.sources = {name: Source(self, name) for name in self.queues}
         self.sandboxes: dict[str, Sandbox] = {}
         self.limits: dict[str, float] = {}
+        self.own_faults: dict[str, tuple[Fault, ...]] = {}
         self._crms: list[_Crm] = []
         self.arrivals: defaultdict[str, list[Arrival]] = defaultdict(list)
+        self.arrived: Arrival | None = None
         self.trace: list[str] = []
         self.answers: list[str] = []
         self.invocations = 0
@@ -368,6 +402,9 @@ class World:
     def __enter__(self) -> Self:
         patch = self._exit.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=self.random.getrandbits(128), version=4))
+        patch.setattr(
+            linecache, "checkcache", lambda *_: None
+        )  # for every traceback in a log: no source changes meanwhile
         patch.setattr(circuit, "os", SimpleNamespace(getpid=lambda: 1))
         for (holder, name), value in _memory().items():
             patch.setattr(holder, name, value)
@@ -424,7 +461,7 @@ class World:
             return None
         finally:
             self.wake()
-            if not process.dead:
+            if not process.dead and (self.chaos.storm or not process.skew):  # in calm weather clocks are right
                 process.deadline = math.inf
                 self._warm[function].append(process)
         self.note(process.name, "returned", str(answer.get("statusCode", answer)))
@@ -451,19 +488,35 @@ class World:
     # The course of things
 
     def add(
-        self, host: str, sandbox: Sandbox, *, limit: float, deliver: Callable[[CallbackDelivery], int | None]
+        self,
+        host: str,
+        sandbox: Sandbox,
+        *,
+        limit: float,
+        deliver: Deliver = lambda _: None,
+        own_faults: tuple[Fault, ...] = (),
     ) -> None:
-        """Put a CRM into the world that takes `limit` requests a second.
+        """Put a CRM into the world that takes `limit` requests a second, and has faults that no other has.
 
         `deliver` takes one of its callbacks to the relay, in a task, and returns the status; None: no answer.
         """
         self.sandboxes[host] = sandbox
         self.limits[host] = limit
+        self.own_faults[host] = own_faults
         self._crms.append(_Crm(self, sandbox, deliver))
+
+    def schedule(self, function: str, *, every: int, timeout: int, needed: Callable[[], bool] = lambda: True) -> None:
+        """Invoke a function again and again, with nobody to repeat what fails."""
+        if needed():
+            self.scheduler.start(lambda: self.invoke(function, {}, timeout))
+        if self.scheduler.now < START + self.storm_seconds + CALM:
+            pause = every if self.chaos.storm else _IN_CALM
+            following = partial(self.schedule, function, every=every, timeout=timeout, needed=needed)
+            self.scheduler.at(self.scheduler.now + pause, following)
 
     def run(self) -> None:
         """Let the storm rage, then let the world calm down until nothing is left to do."""
-        self._drain()
+        self.schedule("outbox_drain", every=60, timeout=60, needed=self._keeps_messages)
         self.wake()
         calm_at = START + self.storm_seconds
         self.scheduler.run(calm_at)
@@ -473,12 +526,8 @@ class World:
         self.wake()
         self.scheduler.run(calm_at + CALM)
 
-    def _drain(self) -> None:
-        if any(key.startswith("outbox#") for key in self.items):
-            self.scheduler.start(lambda: self.invoke("outbox_drain", {}, 60))
-        if self.scheduler.now < START + self.storm_seconds + CALM:
-            every = DRAIN_EVERY if self.chaos.storm else _DRAIN_IN_CALM
-            self.scheduler.at(self.scheduler.now + every, self._drain)
+    def _keeps_messages(self) -> bool:
+        return any(key.startswith("outbox#") for key in self.items)
 
     # What came of it
 
