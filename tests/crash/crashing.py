@@ -4,21 +4,23 @@ import asyncio
 import os
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
+from tests.canaries import found_in_logs
 from tests.crash.jobs import Job, Unanswered
 from workbench.local_relay import LocalRelay
-from workbench.stack import FunctionError, environments, functions, local
+from workbench.stack import FunctionError, environments, functions
 from workbench.stack.functions import Function
+from workbench.stack.queues import drain
 
 ROOT = Path(__file__).parents[2]
-LEAP = 2_000.0
-"""Seconds: longer than any message is invisible and any lease lasts."""
+LEAP = 4_000.0
+"""Seconds: longer than any message is invisible, any lease lasts, and anything read is remembered."""
 
 _PROCESS = Path(__file__).with_name("process")
 _PATIENCE = 120.0
@@ -69,13 +71,13 @@ class Crashing:
         patch.setattr(Function, "invoke", counted)
 
     def _let_time_leap(self, patch: pytest.MonkeyPatch) -> None:
-        now, drain = time.time, local.drain
+        now = time.time
 
         def drained(*given: Any, **more: Any) -> Awaitable[None]:
             return drain(*given, **{**more, "window": 0})  # it would only be waited for
 
         patch.setattr(time, "time", lambda: now() + self._leapt)
-        patch.setattr(local, "drain", drained)
+        patch.setattr("workbench.stack.local.drain", drained)
         patch.setenv("CRASH_FOLDER", str(self._folder))  # the cloud's process takes these from ours
         patch.setenv("PYTHONPATH", f"{_PROCESS}:{os.environ.get('PYTHONPATH', '')}".rstrip(":"))
 
@@ -83,8 +85,7 @@ class Crashing:
 
     async def boundaries(self, function: str, job: Job) -> list[str]:
         """Let a job happen to a new process of a function; return the names of its I/O calls, each once."""
-        await job.prepare()
-        await self._settled()
+        await self._prepare(job)
         self._restart(function)
         calls = self._folder / f"{function}.calls"
         before = len(_lines(calls))
@@ -96,8 +97,7 @@ class Crashing:
 
         A process that is not new (`cold`) may have some calls behind it.
         """
-        await job.prepare()
-        await self._settled()
+        await self._prepare(job)
         if cold:
             self._restart(function)
         armed = self._folder / f"{function}.armed"
@@ -116,27 +116,46 @@ class Crashing:
         await self._leap(job)
         await self._settled()
 
+    def canaries(self) -> list[str]:
+        """Find secrets and personal data in what the functions have logged so far."""
+        return found_in_logs(self._folder / "relay/logs", self.relay.keys)
+
     async def dead_letters(self) -> int:
         """Count what was given up."""
         return sum(sum(depth.values()) for name, depth in (await self._queues()).items() if "DeadLetter" in name)
 
+    async def _prepare(self, job: Job) -> None:
+        await job.prepare()
+        await self._settled()
+        self._leap_by(LEAP)  # nothing that was read on the way is remembered
+
     async def _done(self, job: Job) -> None:
         """Let a job happen until all of it has been worked off, however long the relay's own clocks make it wait."""
-        async with asyncio.timeout(_PATIENCE):
-            while True:
-                try:
-                    await job.happen()
-                    break
-                except (Unanswered, FunctionError):
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                while not await self._has_happened(job):
                     await self._leap(job)
-            while not (await job.effects() and await self._is_empty()):
-                if await self._rests():
-                    await self._leap(job)
+                while not (await job.effects() and await self._is_empty()):
+                    if await self._rests():
+                        await self._leap(job)
+        except TimeoutError:
+            pytest.fail(
+                f"no end within {_PATIENCE:.0f} s: {await job.effects()} effects, queues {await self._queues()}"
+            )
+
+    @staticmethod
+    async def _has_happened(job: Job) -> bool:
+        try:
+            await job.happen()
+        except (Unanswered, FunctionError):
+            return False
+        return True
 
     async def _settled(self) -> None:
         async with asyncio.timeout(_PATIENCE):
             while not (await self._rests() and await self._is_empty()):
-                pass
+                if not self._under_way:
+                    self._leap_by(LEAP)
 
     async def _leap(self, job: Job) -> None:
         self._leap_by(LEAP)
@@ -152,7 +171,9 @@ class Crashing:
         """Tell whether all messages have been worked off."""
         if self._under_way:
             return False
-        return not any(sum(depth.values()) for name, depth in (await self._queues()).items() if "DeadLetter" not in name)
+        return not any(
+            sum(depth.values()) for name, depth in (await self._queues()).items() if "DeadLetter" not in name
+        )
 
     async def _queues(self) -> dict[str, dict[str, int]]:
         queues: dict[str, dict[str, int]] = (await self.relay.stack.status())["queues"]

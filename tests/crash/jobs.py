@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from secrets import token_hex
-from typing import Any, ClassVar, override
+from typing import Any, ClassVar
 
 import aiohttp
-from boto3.dynamodb.types import TypeDeserializer
 
 from crm_relay.amocrm.oauth import sign_state
 from crm_relay.delivery.aws import DynamoStore, SqsQueue
@@ -46,14 +45,14 @@ class Job(ABC):
         self.relay = relay
         self.number = next(_numbers)
 
-    async def prepare(self) -> None:
+    async def prepare(self) -> None:  # noqa: B027 (most need nothing)
         """Make what has to be there before."""
 
     @abstractmethod
     async def happen(self) -> None:
         """Let it happen, or be tried again. Raises Unanswered or FunctionError if it would be tried again later."""
 
-    async def later(self) -> None:
+    async def later(self) -> None:  # noqa: B027 (most go on by themselves)
         """Do what the world does by itself as time passes."""
 
     @abstractmethod
@@ -216,7 +215,7 @@ class PriceChanged(LeadAdded):
     async def prepare(self) -> None:
         await LeadAdded.happen(self)
         async with asyncio.timeout(30):
-            while not await LeadAdded.effects(self):
+            while not await LeadAdded.effects(self):  # noqa: ASYNC110 (there is nothing to wait for but the sandbox)
                 await asyncio.sleep(0.05)
 
     async def happen(self) -> None:
@@ -331,6 +330,7 @@ class DealUntold(DealMoved):
 
 
 JOBS: Mapping[str, tuple[type[Job], ...]] = {
+    "BitrixTransferFunction": (DealMoved,),
     "CallbackReceiveFunction": (CallbackTold,),
     "CallbackProcessFunction": (CallbackTold,),
     "LeadApiFunction": (LeadPosted, LeadAsked),
@@ -340,8 +340,7 @@ JOBS: Mapping[str, tuple[type[Job], ...]] = {
     "AmoAuthorizeFunction": (Authorized, Disconnected),
     "AmoUpkeepFunction": (HookSwitchedOff,),
     "BitrixReceiveFunction": (DealMoved,),
-    "BitrixTransferFunction": (DealMoved,),
     "BitrixSweepFunction": (DealUntold,),
     "OutboxDrainFunction": (LeadKept,),
 }
-"""For each function of the template, what calls it."""
+"""For each function of the template, what calls it; the longest first."""

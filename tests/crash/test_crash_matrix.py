@@ -42,3 +42,4 @@ async def test_wherever_a_function_dies_the_effect_comes_once(
     await crashing.calm(job)
     assert [where for where, job in jobs if await job.effects() != 1] == []
     assert await crashing.dead_letters() == 0
+    assert crashing.canaries() == []

@@ -73,12 +73,13 @@ class _Boundaries:
     def watch_botocore(self) -> None:
         from botocore.httpsession import URLLib3Session  # noqa: PLC0415 (the other processes do without)
 
-        send = URLLib3Session.send
+        session: Any = URLLib3Session
+        send = session.send
 
-        def sent(session: Any, request: Any) -> Any:
-            return self.cross(_named(request), lambda: send(session, request))
+        def sent(self_: Any, request: Any) -> Any:
+            return self.cross(_named(request), lambda: send(self_, request))
 
-        URLLib3Session.send = sent
+        session.send = sent
 
     def _watch_httpx(self) -> None:
         # Not every function imports it, and some late.
@@ -116,7 +117,7 @@ def _become_a_function(name: str) -> None:
         return handle(*given, **more)
 
     bootstrap.handle_event_request = handled
-    time.sleep = lambda seconds: _sleep(seconds / _HURRY)
+    time.sleep = lambda seconds: _sleep(float(seconds) / _HURRY)
 
 
 def _become_the_cloud() -> None:
