@@ -3,6 +3,7 @@
 import asyncio
 import os
 import struct
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
@@ -82,6 +83,26 @@ class Crashing:
         patch.setenv("PYTHONPATH", f"{_PROCESS}:{os.environ.get('PYTHONPATH', '')}".rstrip(":"))
 
     # Crashes
+
+    @asynccontextmanager
+    async def quick_starts(self, function: str) -> AsyncIterator[None]:
+        """Start all processes of a function as forks of one that has loaded it."""
+        started = self.relay.stack.functions[function]
+        mould = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", str(_PROCESS / "mould.py"), started.plan.handler),
+            str(self._folder / f"{function}.mould"),
+            env={**started._variables, "AWS_LAMBDA_RUNTIME_API": ""},
+            cwd=started.plan.code,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert mould.stdout
+        assert await mould.stdout.readline()
+        try:
+            yield
+        finally:
+            mould.kill()
+            await mould.wait()
 
     async def boundaries(self, function: str, job: Job) -> list[str]:
         """Let a job happen to a new process of a function; return the names of its I/O calls, each once."""

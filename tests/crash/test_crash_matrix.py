@@ -28,17 +28,18 @@ def test_every_function_of_the_template_is_in_the_matrix() -> None:
 async def test_wherever_a_function_dies_the_effect_comes_once(
     crashing: Crashing, record_property: Callable[[str, object], None], function: str, kind: type[Job]
 ) -> None:
-    found = await crashing.boundaries(function, kind(crashing.relay))
-    assert found
-    record_property(f"{function}, {kind.__name__}", found)
-    jobs = []
-    for where in (f"before {found[0]}", *(f"after {boundary}" for boundary in found)):
-        job = kind(crashing.relay)
-        if not await crashing.crash(function, job, where):
+    async with crashing.quick_starts(function):
+        found = await crashing.boundaries(function, kind(crashing.relay))
+        assert found
+        record_property(f"{function}, {kind.__name__}", found)
+        jobs = []
+        for where in (f"before {found[0]}", *(f"after {boundary}" for boundary in found)):
             job = kind(crashing.relay)
-            assert await crashing.crash(function, job, where, cold=True), where
-        assert await job.effects() == 1, where
-        jobs.append((where, job))
+            if not await crashing.crash(function, job, where):
+                job = kind(crashing.relay)
+                assert await crashing.crash(function, job, where, cold=True), where
+            assert await job.effects() == 1, where
+            jobs.append((where, job))
     await crashing.calm(job)
     assert [where for where, job in jobs if await job.effects() != 1] == []
     assert await crashing.dead_letters() == 0

@@ -1,7 +1,8 @@
 """Loaded by every process of the stack before anything else: its clock leaps, and its I/O may be its end.
 
 `CRASH_FOLDER` holds `clock`, the seconds by which time has leapt (a double), `<function>.calls`, which gets a line for
-each I/O call, and `<function>.armed`: the call at which the function's next process to reach it kills itself.
+each I/O call, `<function>.armed`: the call at which the function's next process to reach it kills itself, and, where
+there is one, `<function>.mould`, the socket of the process to be forked from.
 """
 
 import mmap
@@ -17,6 +18,8 @@ from datetime import timedelta
 from pathlib import Path
 from threading import Lock
 from typing import Any
+
+from mould import be_served_by  # type: ignore[import-not-found]  # its folder is on no path but here
 
 _FOLDER = Path(os.environ["CRASH_FOLDER"])
 _KEY = re.compile(rb'"key": ?\{"S": ?"(\w+)#')
@@ -106,6 +109,7 @@ def _named(request: Any) -> str:
 
 
 def _become_a_function(name: str) -> None:
+    be_served_by(_FOLDER / f"{name}.mould")
     from awslambdaric import bootstrap  # noqa: PLC0415 (as above)
 
     boundaries = _Boundaries(name)
