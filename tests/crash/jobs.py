@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from secrets import token_hex
-from typing import Any, ClassVar
+from typing import Any
 
 import aiohttp
 
@@ -287,13 +287,13 @@ class HookSwitchedOff(LeadAdded):
 class DealMoved(Job):
     """A deal of the partner comes to a stage where a robot calls us, once; the sweep looks for calls that were lost."""
 
-    robots: ClassVar[bool] = True
     deal: int
 
     @property
     def crm(self) -> Bitrix24:
         crm = self.relay.crm(Bitrix24)
         assert crm
+        crm.partner.portal = replace(crm.partner.portal, outgoing=())  # one call for one move
         return crm
 
     async def prepare(self) -> None:
@@ -321,7 +321,7 @@ class DealUntold(DealMoved):
     async def prepare(self) -> None:
         await DealMoved.prepare(self)
         portal = self.crm.partner.portal
-        self.crm.partner.portal = replace(portal, webhook_robots=(), outgoing=())
+        self.crm.partner.portal = replace(portal, webhook_robots=())
         self.crm.partner.move(self.deal, self.crm.ROBOT_STAGE)
         self.crm.partner.portal = portal
 

@@ -22,7 +22,7 @@ from typing import Any
 from mould import be_served_by  # type: ignore[import-not-found]  # its folder is on no path but here
 
 _FOLDER = Path(os.environ["CRASH_FOLDER"])
-_KEY = re.compile(rb'"key": ?\{"S": ?"(\w+)#')
+_KEY = re.compile(rb'"key": ?\{"S": ?"(\w+(?:#[a-z][a-z0-9.]*(?=#))?)#')
 _INVOCATION = "invocation"
 
 with (_FOLDER / "clock").open("rb") as _file:
