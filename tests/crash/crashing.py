@@ -88,9 +88,10 @@ class Crashing:
     async def quick_starts(self, function: str) -> AsyncIterator[None]:
         """Start all processes of a function as forks of one that has loaded it."""
         started = self.relay.stack.functions[function]
+        place = self._folder / f"{function}.mould"
         mould = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", str(_PROCESS / "mould.py"), started.plan.handler),
-            str(self._folder / f"{function}.mould"),
+            str(place),
             env={**started._variables, "AWS_LAMBDA_RUNTIME_API": ""},
             cwd=started.plan.code,
             stdin=asyncio.subprocess.PIPE,
@@ -103,6 +104,7 @@ class Crashing:
         finally:
             mould.kill()
             await mould.wait()
+            place.unlink()
 
     async def boundaries(self, function: str, job: Job) -> list[str]:
         """Let a job happen to a new process of a function; return the names of its I/O calls, each once."""
