@@ -32,8 +32,9 @@ _MIX = ("lead", "card", "deal", "lead", "card", *["callback"] * 15)
 """Of twenty events. CartelCRM's sandbox adds five callbacks of its own for each lead."""
 _TWICE = 10
 _LOOK_EVERY = 5.0
-_STALLED = 180.0
-"""Seconds without anything more done after which no more is waited for. Nothing waits longer between two tries."""
+_STALLED = 60.0
+_STALLED_WITH_MESSAGES = 960.0
+"""Seconds without anything more done after which no more is waited for; a message waits up to 900 between two tries."""
 _QUIET = 20.0
 """Seconds after the last one in which something might come a second time."""
 _TIMEOUT = aiohttp.ClientTimeout(60)
@@ -46,7 +47,7 @@ class Load:
     Names in `accepted` are those by which `effects` finds what came of them.
     """
 
-    known: Mapping[str, Any]
+    control: Control
     run: str = field(default_factory=lambda: uuid4().hex[:8])
     accepted: dict[str, str] = field(default_factory=dict)
     """The kind of each event by its name."""
@@ -83,7 +84,7 @@ class Load:
     async def _callback(self, http: aiohttp.ClientSession, name: str) -> None:
         told = {"internal_id": name, "external_id": name, "event": "lead_approved"}
         body = json.dumps({**told, "timestamp": int(time.time()) // 300 * 300})
-        secret = self.known["secrets"]["cartelcrm_callback_secret"]
+        secret = self.control.known["secrets"]["cartelcrm_callback_secret"]
         signed = signature_headers(body.encode(), secret, now=time.time())
         if await self._post(http, "CallbackUrl", body, signed):
             self.accepted[name] = "callback"
@@ -91,7 +92,7 @@ class Load:
     async def _lead(self, http: aiohttp.ClientSession, name: str) -> None:
         phone = f"+38050{crc32(name.encode()) % 10**7:07}"  # of one phone there is one lead
         body = json.dumps({"external_id": name, "country": "UA", "phone": phone})
-        key = {"Authorization": f"Bearer {self.known['secrets']['lead_api_key']}", "Prefer": "respond-async"}
+        key = {"Authorization": f"Bearer {self.control.known['secrets']['lead_api_key']}", "Prefer": "respond-async"}
         if await self._post(http, "LeadsUrl", body, key):
             self.accepted[name] = "lead"
 
@@ -99,7 +100,7 @@ class Load:
         headers = {"Content-Type": "application/json", **headers}
         began = time.monotonic()
         try:
-            async with http.post(self.known["outputs"][url], data=body.encode(), headers=headers) as response:
+            async with http.post(self.control.known["outputs"][url], data=body.encode(), headers=headers) as response:
                 await response.read()
                 status = response.status
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -110,7 +111,7 @@ class Load:
         return status in range(200, 300)
 
     async def _order(self, http: aiohttp.ClientSession, sandbox: str, path: str, **order: object) -> dict[str, Any]:
-        url = f"{self.known['sandboxes'][sandbox]}/sandbox/{path}"
+        url = f"{self.control.known['sandboxes'][sandbox]}/sandbox/{path}"
         async with http.post(url, data=json.dumps(order).encode()) as response:
             response.raise_for_status()
             answer: dict[str, Any] = await response.json()
@@ -128,24 +129,28 @@ class Load:
         return Counter({name: told[name] for name in self.accepted if told[name]})
 
     async def _state(self, http: aiohttp.ClientSession, sandbox: str) -> dict[str, Any]:
-        async with http.get(f"{self.known['sandboxes'][sandbox]}/sandbox/state") as response:
+        async with http.get(f"{self.control.known['sandboxes'][sandbox]}/sandbox/state") as response:
             state: dict[str, Any] = await response.json()
             return state
 
     def _histories(self) -> Counter[str]:
         client = boto3.client(
             "dynamodb",
-            endpoint_url=self.known["endpoint_url"],
-            region_name=self.known["region"],
+            endpoint_url=self.control.known["endpoint_url"],
+            region_name=self.control.known["region"],
             aws_access_key_id="local",
             aws_secret_access_key="local",  # noqa: S106 (the local stack takes any)
         )
-        pages = client.get_paginator("scan").paginate(TableName=self.known["outputs"]["TableName"])
+        pages = client.get_paginator("scan").paginate(TableName=self.control.known["outputs"]["TableName"])
         told: Counter[str] = Counter()
         for item in (item for page in pages for item in page["Items"]):
             if (key := item["key"]["S"]).startswith("lead#load-"):
                 told[key.removeprefix("lead#")] = len(TypeDeserializer().deserialize(item["history"]))
         return told
+
+    def _messages(self) -> int:
+        queues = self.control.status()["queues"]
+        return sum(sum(depth.values()) for name, depth in queues.items() if "DeadLetter" not in name)
 
     async def settled(self) -> float:
         """Wait until all that was accepted is done, or nothing more gets done; return the seconds until the last."""
@@ -154,14 +159,16 @@ class Load:
         while True:
             now, before, done = time.monotonic(), done, len(await self.effects())
             last = now if done > before else last
-            print(f"  {now - began:.0f} s after the last event: {done} of {len(self.accepted)} done", flush=True)
-            if done == len(self.accepted) or now - last > _STALLED:
+            waiting = await asyncio.to_thread(self._messages)
+            told = f"{done} of {len(self.accepted)} done, {waiting} messages wait"
+            print(f"  {now - began:.0f} s after the last event: {told}", flush=True)
+            if done == len(self.accepted) or now - last > (_STALLED_WITH_MESSAGES if waiting else _STALLED):
                 return last - began
             await asyncio.sleep(_LOOK_EVERY)
 
 
 async def _measured(rate: float, seconds: float) -> int:
-    load = Load(Control.of(World()).known)
+    load = Load(Control.of(World()))
     await load.send(rate=rate, seconds=seconds)
     settled = await load.settled()
     await asyncio.sleep(_QUIET)
