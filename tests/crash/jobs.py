@@ -33,6 +33,9 @@ _TIMEOUT = aiohttp.ClientTimeout(40)
 _WHOLE = 2, 3, 2
 """Contacts, product rows and files of a deal that is whole."""
 
+_CARDS = 2, 1
+"""Contacts and companies of its people."""
+
 
 class Unanswered(Exception):
     """The caller got no good answer: a function died, or was not ready to serve."""
@@ -298,6 +301,8 @@ class DealMoved(Job):
 
     async def prepare(self) -> None:
         self.deal = add_whole_deal(self.crm.partner).id
+        for cards in (self.crm.hub.contacts, self.crm.hub.companies):
+            cards.clear()  # those of other jobs' deals, which are of the same people
 
     async def happen(self) -> None:
         self.crm.partner.move(self.deal, self.crm.ROBOT_STAGE)
@@ -312,6 +317,7 @@ class DealMoved(Job):
         for deal in made if comments else ():
             files = len(deal["UF_CRM_PHOTOS"]) + bool(deal["UF_CRM_CONTRACT_FILE"])
             assert (len(deal["contactIds"]), len(deal.rows), files) == _WHOLE
+            assert (len(self.crm.hub.contacts), len(self.crm.hub.companies)) == _CARDS
         return max(len(made), len(comments)) if made and comments else 0
 
 

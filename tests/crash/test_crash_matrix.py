@@ -1,6 +1,6 @@
 """A function that is killed at any of its I/O calls costs nothing and doubles nothing.
 
-The calls are found, not listed: a first run without a kill tells them. To die before a call is to die after the one
+The calls are found, not listed: two runs without a kill tell them. To die before a call is to die after the one
 before it, since nothing of what a process does between two of them is to be seen from outside; so what is killed is
 each run's first call before, and each call after it was made.
 """
@@ -29,7 +29,8 @@ async def test_wherever_a_function_dies_the_effect_comes_once(
     crashing: Crashing, record_property: Callable[[str, object], None], function: str, kind: type[Job]
 ) -> None:
     async with crashing.quick_starts(function):
-        found = await crashing.boundaries(function, kind(crashing.relay))
+        first, second = [await crashing.boundaries(function, kind(crashing.relay)) for _ in range(2)]
+        found = [boundary for boundary in first if boundary in second]  # no look that only a slow machine makes
         assert found
         record_property(f"{function}, {kind.__name__}", found)
         jobs = []
