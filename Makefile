@@ -40,8 +40,13 @@ test: $(INSTALLED) ## Run the tests: unit, component, stack.
 	pytest --numprocesses auto --dist loadfile tests/stack
 
 .PHONY: proof
-proof: $(INSTALLED) ## The proof in small: fifty bad days, planted mistakes, 20,000 inputs of strangers.
+proof: $(INSTALLED) ## The proof in small: fifty bad days, planted mistakes, 20,000 inputs of strangers, crashes.
 	@pytest --numprocesses auto --dist worksteal tests/simulation tests/planted tests/fuzz
+	pytest --numprocesses auto --dist worksteal tests/crash
+
+.PHONY: crash
+crash: $(INSTALLED) ## Kill each function of the local stack at each of its I/O calls; list the calls.
+	@pytest --numprocesses auto --dist worksteal tests/crash
 
 .PHONY: simulate
 simulate: $(INSTALLED) ## Many bad days for the relay in virtual time (SEEDS=100 FIRST=1); one seed alone prints its trace.

@@ -21,6 +21,7 @@ os.environ.update(
 )
 os.environ.pop("AWS_PROFILE", None)
 
+from tests import canaries
 from tests.relay import Relay
 
 # A test that passed here passes there: the same examples everywhere, however slow the machine.
@@ -44,6 +45,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         unit = "unit" in item.path.parts
         item.add_marker(pytest.mark.disable_socket if unit else pytest.mark.allow_hosts(["127.0.0.1", "::1"]))
+
+
+@pytest.fixture(autouse=True)
+def no_canary_is_told() -> Iterator[None]:
+    """What a relay told while a test ran holds no secret, and no personal data."""
+    with canaries.none_told():
+        yield
 
 
 @pytest.fixture

@@ -54,6 +54,7 @@ from crm_relay.settings import (
 from crm_relay.signing import signature_headers
 from lead_submitter import api, submission, submit
 from outbox import drain
+from tests import canaries
 from tests.gateway import Context, Response, http_event
 from workbench.sandboxes import AmoCrmAccount as AmoCrmTerms
 from workbench.sandboxes import (
@@ -84,14 +85,16 @@ TIMEOUT = {"callbacks": 60, "leads": 120, "notes": 120, "deals": 300}
 BATCH = {"callbacks": 10, "leads": 10, "notes": 250, "deals": 50}
 """Of the workers, as in the template."""
 MOST_RECEIVES = 500
-API_KEY, HMAC_SECRET, CALLBACK_SECRET, LEAD_KEY = "crm-api-key", "crm-hmac-secret", "callback-secret", "lead-key"
-HOOK_TOKEN, AMO_HOST = "hook-token", "example.amocrm.ru"
-URL_KEY = "url-key-0123456789abcdefgh"
-APPLICATION_TOKEN = "partner-token"
+API_KEY, HMAC_SECRET, CALLBACK_SECRET, LEAD_KEY, HOOK_TOKEN, APPLICATION_TOKEN, PARTNER_SECRET, HUB_SECRET = (
+    f"{canaries.MARK}{name}"
+    for name in ("api", "hmac", "callback", "lead", "hook", "partner-application", "partner-webhook", "hub-webhook")
+)
+AMO_HOST = "example.amocrm.ru"
+URL_KEY = f"{canaries.MARK}url-key-0123456789abcdefgh"
 APP = App(
     client_id="local.app",
-    client_secret="app-secret",
-    application_token="app-token",
+    client_secret=f"{canaries.MARK}app-secret",
+    application_token=f"{canaries.MARK}app-token",
     user_id=1,
     scopes=SOURCE_SCOPES,
 )
@@ -225,10 +228,10 @@ class Relay:
             routes={"main": ROUTE},
         )
         self.settings = msgspec.structs.replace(self.settings, bitrix24=bitrix24)
-        webhook = f"https://{PARTNER.domain}/rest/1/partner-secret/"
+        webhook = f"https://{PARTNER.domain}/rest/1/{PARTNER_SECRET}/"
         self.bitrix_secrets = {
             "partner": Bitrix24Secrets(URL_KEY, webhook, APPLICATION_TOKEN, APP.client_id, APP.client_secret),
-            "hub": Bitrix24Secrets("", f"https://{HUB.domain}/rest/1/hub-secret/"),
+            "hub": Bitrix24Secrets("", f"https://{HUB.domain}/rest/1/{HUB_SECRET}/"),
         }
         secrets = CartelCrmSecrets(API_KEY, HMAC_SECRET, (CallbackSecret(CALLBACK_SECRET),))
         keys = {"website": hashlib.sha256(LEAD_KEY.encode()).hexdigest()}
@@ -250,9 +253,11 @@ class Relay:
         self._requests = count(1)
         self._faults: list[Fault] = []
         self._output = StringIO()
+        self._refusals: list[Mapping[str, Any]] = []
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
+        canaries.watch(self._told)
         self._exit.enter_context(surroundings(self.clock.time, lambda: self.http_client, self._output))
         self.restart()
         return self
@@ -324,11 +329,15 @@ class Relay:
         """Invoke a function as Lambda does, with `seconds` to run."""
         queue, handler = HANDLERS[function]
         install(self._runtimes[queue])
-        return handler(event, Context(self.clock.time, self.clock.time() + seconds, function))
+        answer = handler(event, Context(self.clock.time, self.clock.time() + seconds, function))
+        if isinstance(answer, Mapping) and answer.get("statusCode", 0) >= 400:
+            self._refusals.append(answer)
+        return answer
 
     def callback(self, **fields: object) -> dict[str, object]:
-        """Return a callback of now, with other or further fields."""
-        return {"internal_id": "L-1", "event": "lead_approved", "timestamp": int(self.clock.time()), **fields}
+        """Return a callback of now about a person, with other or further fields."""
+        told = {"internal_id": "L-1", "event": "lead_approved", "timestamp": int(self.clock.time())}
+        return {**told, "phone": "+380501234567", "email": "olena@example.com", "first_name": "Олена", **fields}
 
     def signed(self, body: object, *, secret: str = CALLBACK_SECRET, at: float | None = None) -> dict[str, str]:
         """Return the headers of a callback with this body that CartelCRM sends at unix time `at`."""
@@ -434,6 +443,16 @@ class Relay:
 
     # What came of it
 
+    def _told(self) -> Iterator[tuple[str, str, bool]]:
+        """Yield all that somebody may see who must see neither secrets nor, mostly, personal data."""
+        yield "logs and metrics", self.output, False
+        for name, text in (("refusals", self._refusals), ("bus", self.bus.events)):
+            yield name, repr(text), False
+        for queue in self.dead_letters.values():
+            for letter in queue.messages.values():
+                yield "dead letter", letter.body, True
+                yield "reason of a dead letter", letter.reason or "", False
+
     def effects(self, detail_type: str) -> int:
         """Return how many events of this type were published."""
         return sum(published == detail_type for published, _ in self.bus.events)
@@ -480,9 +499,9 @@ ROUTE = Bitrix24Route(
 
 
 def _portals() -> tuple[Bitrix24Terms, Bitrix24Terms]:
-    incoming = (IncomingWebhook(1, "partner-secret", SOURCE_SCOPES),)
+    incoming = (IncomingWebhook(1, PARTNER_SECRET, SOURCE_SCOPES),)
     partner = replace(PARTNER, incoming=incoming, webhook_robots=(ROBOT,), apps=(APP,))
-    return partner, replace(HUB, incoming=(IncomingWebhook(1, "hub-secret", HUB_SCOPES),))
+    return partner, replace(HUB, incoming=(IncomingWebhook(1, HUB_SECRET, HUB_SCOPES),))
 
 
 def _amo_terms() -> AmoCrmTerms:

@@ -22,7 +22,7 @@ from crm_relay.bitrix24.items import DEAL
 from crm_relay.brackets import encode
 from crm_relay.outcomes import NotExecuted
 from tests.gateway import Response
-from tests.relay import APP, APPLICATION_TOKEN, START, URL_KEY, Crash, Relay
+from tests.relay import APP, APPLICATION_TOKEN, HUB_SECRET, START, URL_KEY, Crash, Relay
 from workbench.sandboxes import faults
 from workbench.sandboxes.bitrix24 import PARTNER, READY
 from workbench.sandboxes.rates import busiest
@@ -251,7 +251,7 @@ def test_c02_without_the_application_token_nothing_is_believed(desk: Desk, kind:
 
 def test_c02_the_path_is_the_webhook_robots_proof(desk: Desk) -> None:
     """C02: it carries no token; without the key nobody gets that far."""
-    assert desk.post(webhook_robot(), key="url-key-0123456789abcdefgX") == (404, {"error": "not_found"})
+    assert desk.post(webhook_robot(), key=f"{URL_KEY[:-1]}X") == (404, {"error": "not_found"})
     assert desk.post(webhook_robot(), key="%FF") == (404, {"error": "not_found"})
     assert desk.untouched()
     assert desk.post(webhook_robot()) == QUEUED
@@ -531,7 +531,7 @@ def test_c23_no_secret_in_logs_answers_messages_and_events(desk: Desk) -> None:
     desk.carried()
     events = json.dumps(desk.relay.bus.events, default=dict)
     pair = desk.pair()
-    secrets = [*tokens.values(), APPLICATION_TOKEN, "hub-secret", APP.client_secret, pair["access_token"]]
+    secrets = [*tokens.values(), APPLICATION_TOKEN, HUB_SECRET, APP.client_secret, pair["access_token"]]
     for secret in [*secrets, pair["refresh_token"]]:
         assert secret not in desk.relay.output + json.dumps(told) + bodies + events
     assert EVENT_TOKEN not in desk.relay.output + json.dumps(told) + events
@@ -541,12 +541,12 @@ def test_c24_a_fault_of_ours_shows_nothing(desk: Desk, monkeypatch: pytest.Monke
     """C24: neither the caller nor the deal's people read an exception's text."""
 
     def fault(*_: object, **__: object) -> None:
-        raise ValueError("https://esb.bitrix24.ru/rest/1/hub-secret/")
+        raise ValueError(f"https://esb.bitrix24.ru/rest/1/{HUB_SECRET}/")
 
     monkeypatch.setattr(transfer, "hub_deal", fault)
     assert desk.post(event(), "?wait=1") == QUEUED
     desk.relay.run(31)
-    assert "hub-secret" not in desk.relay.output
+    assert HUB_SECRET not in desk.relay.output
     assert desk.partner.comments == []
     monkeypatch.undo()
     assert desk.carried() == 1

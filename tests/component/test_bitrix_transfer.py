@@ -20,7 +20,7 @@ from crm_relay.bitrix24.items import DEAL
 from crm_relay.delivery.ports import StorageError
 from crm_relay.outcomes import NotExecuted, Rejected
 from crm_relay.settings import Bitrix24Products
-from tests.relay import START, Crash, Relay
+from tests.relay import HUB_SECRET, START, Crash, Relay
 from workbench.sandboxes import faults
 from workbench.sandboxes.bitrix24 import HUB, PARTNER, READY, WebhookRobot, add_whole_deal
 from workbench.sandboxes.bitrix24.items import Item
@@ -633,7 +633,7 @@ def test_a_method_that_worked_too_long_waits_alone(office: Office) -> None:
     deal = office.deal()
     office.partner.attach_file(deal.id, "UF_CRM_67BC9A01", "Договор.pdf", b"%PDF")
     office.partner.move(deal.id, READY)
-    office.hub.operating.charge("webhook hub-secret", "crm.item.update", office.relay.clock.now, 480)
+    office.hub.operating.charge(f"webhook {HUB_SECRET}", "crm.item.update", office.relay.clock.now, 480)
     office.relay.run(300)
     assert office.carried["UF_CRM_CONTRACT_FILE"] is None
     office.ready()

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from tests.relay import Relay
+from tests.relay import HUB_SECRET, Relay
 from workbench.sandboxes.bitrix24 import HUB_SCOPES, READY, IncomingWebhook, add_whole_deal
 from workbench.sandboxes.faults import Redirect
 
@@ -10,13 +10,13 @@ from workbench.sandboxes.faults import Redirect
 def test_deals_wait_for_rights_that_were_taken_away(relay: Relay) -> None:
     """It is nothing about the deal: an operator is told, nobody else, and all arrive when it is mended."""
     deals = [add_whole_deal(relay.partner) for _ in range(2)]
-    relay.hub.portal = replace(relay.hub.portal, incoming=(IncomingWebhook(1, "hub-secret", frozenset({"user"})),))
+    relay.hub.portal = replace(relay.hub.portal, incoming=(IncomingWebhook(1, HUB_SECRET, frozenset({"user"})),))
     for deal in deals:
         relay.partner.move(deal.id, READY)
     relay.run(60)
     assert (len(relay.hub.deals), relay.partner.comments) == (0, [])
     assert relay.metrics["AttentionNeeded"] > 0
-    relay.hub.portal = replace(relay.hub.portal, incoming=(IncomingWebhook(1, "hub-secret", HUB_SCOPES),))
+    relay.hub.portal = replace(relay.hub.portal, incoming=(IncomingWebhook(1, HUB_SECRET, HUB_SCOPES),))
     relay.run(3600)
     assert len(relay.hub.deals) == len(relay.partner.comments) == 2
 

@@ -18,7 +18,17 @@ from amo_webhook import authorize, upkeep
 from bitrix_robot import sweep
 from crm_relay.delivery.envelope import Envelope
 from tests.gateway import Response
-from tests.relay import API_KEY, CALLBACK_SECRET, HANDLERS, HOOK_TOKEN, LEAD_KEY, URL_KEY, Clock, Relay
+from tests.relay import (
+    API_KEY,
+    APPLICATION_TOKEN,
+    CALLBACK_SECRET,
+    HANDLERS,
+    HOOK_TOKEN,
+    LEAD_KEY,
+    URL_KEY,
+    Clock,
+    Relay,
+)
 from workbench import events
 from workbench.cli import app
 from workbench.cli.world import ROOT, World
@@ -33,7 +43,7 @@ KEYS = {
     "amocrm_client_id": "client",
     "amocrm_client_secret": "client-secret",
     "bitrix24_url_key": URL_KEY,
-    "bitrix24_application_token": "partner-token",
+    "bitrix24_application_token": APPLICATION_TOKEN,
 }
 NAMES = events.names()
 CALLBACKS = [name for name in NAMES if name.startswith("callback_receiver/lead_")]

@@ -122,7 +122,9 @@ async def test_without_aws_s_native_client_functions_run_all_the_same(tmp_path: 
     """It is built on Linux only."""
     (tmp_path / "runtime_client.py").write_text("raise ImportError")
     (tmp_path / "any.py").write_text(
-        "def handler(event, context):\n    return {'got': event, 'id': context.aws_request_id, 'odd': 1 / event['n']}\n"
+        "def handler(event, context):\n"
+        "    left = context.get_remaining_time_in_millis()\n"
+        "    return {'got': event, 'id': context.aws_request_id, 'left': left, 'odd': 1 / event['n']}\n"
     )
     plan = FunctionPlan("Any", "any.handler", 5, 128, {}, tmp_path, (), "Text", "INFO")
     function = Function(plan, region="eu-central-1", shared={}, concurrency=1, log=tmp_path / "log")
@@ -130,6 +132,7 @@ async def test_without_aws_s_native_client_functions_run_all_the_same(tmp_path: 
         answer = await function.invoke({"n": 1})
         assert answer["got"] == {"n": 1}
         assert answer["id"]
+        assert 0 < answer["left"] <= 5_000
         with pytest.raises(FunctionError, match="ZeroDivisionError: division by zero"):
             await function.invoke({"n": 0})
         assert (await function.invoke({"n": 2}))["odd"] == 0.5

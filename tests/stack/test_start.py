@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import canaries
 from tests.stack.toy import eventually
 from workbench import events
 
@@ -287,6 +288,12 @@ def test_a_taken_port_names_the_variable(
         assert f"127.0.0.1:{neighbours[named]}" in here.output
         assert "RELAY_PORT" in here.output
         assert "Traceback" not in here.output
+
+
+def test_no_log_holds_a_secret_or_personal_data(here: Started) -> None:
+    """Of all that these tests have made the functions do."""
+    assert (here.state / "logs/LeadApiFunction.log").stat().st_size > 0
+    assert canaries.found_in_logs(here.state / "logs", here.known["secrets"]) == []
 
 
 async def test_ctrl_c_leaves_nothing_behind(here: Started) -> None:

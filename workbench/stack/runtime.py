@@ -12,6 +12,7 @@ import awslambdaric.__main__
 from awslambdaric import lambda_runtime_client
 
 _INVOCATION = "/2018-06-01/runtime/invocation"
+_DEADLINE = "Lambda-Runtime-Deadline-Ms"
 
 
 class PlainRuntimeClient:
@@ -20,9 +21,10 @@ class PlainRuntimeClient:
     def __init__(self, address: str) -> None:
         self._address = address
 
-    def next(self) -> tuple[bytes, http.client.HTTPMessage]:
+    def next(self) -> tuple[bytes, dict[str, str | int]]:
         """Wait for the next event."""
-        return self._call("GET", "next", None, {})
+        event, headers = self._call("GET", "next", None, {})
+        return event, {**headers, _DEADLINE: int(headers[_DEADLINE])}
 
     def post_invocation_result(self, invoke_id: str, result: bytes, content_type: str, _invocation_id: str) -> None:
         """Hand in the answer of the function."""
