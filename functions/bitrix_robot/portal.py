@@ -14,9 +14,10 @@ from crm_relay.bitrix24.client import (
     BATCH,
     PAGE,
     Access,
+    BodyRefused,
     OperatingLimit,
     Operation,
-    Refused,
+    PageInstead,
     TokenExpired,
     batch,
     call,
@@ -75,8 +76,19 @@ class Portal:
             NotConfigured: there is neither.
             NotExecuted: no time is left, paused, no budget, the circuit is open, or another worker is refreshing the
                 token.
+            BodyRefused: a page came in the place of an answer, and something harmless is answered all the same.
             Outcome: whatever the exchange raises. Unauthorized and Blocked pause the portal for all workers.
         """
+        match self._run(lambda access: _set_apart(exchange(access))):
+            case _Apart(PageInstead() as page):
+                self._run(partial(call, operation=directory.profile(), now=self.now()))
+                raise BodyRefused(str(page))
+            case _Apart(outcome):
+                raise outcome
+            case answer:
+                return answer
+
+    def _run[T](self, exchange: Callable[[Access], Exchange[T]]) -> T:
         if self.now() + _NEEDS_SECONDS > self.until:
             raise NotExecuted("out_of_time")
         self._door.check()
@@ -105,13 +117,13 @@ class Portal:
         return answers
 
     def _together[K, T](self, operations: Mapping[K, Operation[T]]) -> dict[K, T | Outcome]:
-        """Do operations in one request; in two, where the web server does not take the body of one."""
+        """Do operations in one request; in two, where the web server does not let the body of one through."""
         labelled = {f"n{place}": operation for place, operation in enumerate(operations.values())}
         try:
             told = self.run(partial(_batch, labelled, self.now()))
             return dict(zip(operations, told.values(), strict=True))
-        except Refused as refusal:
-            if refusal.reason != "http_413" or len(operations) == 1:
+        except BodyRefused as refusal:
+            if len(operations) == 1:
                 return dict.fromkeys(operations, refusal)
             halves = batched(operations.items(), math.ceil(len(operations) / 2))
             return dict(chain.from_iterable(self._together(dict(half)).items() for half in halves))
@@ -119,13 +131,24 @@ class Portal:
             return dict.fromkeys(operations, outcome)
 
     def read_all(self, page: Callable[[int], Operation[list[dict[str, Any]]]]) -> list[dict[str, Any]]:
-        """Read a list by id, each page in a slot of its own: `page(last)` reads the rows behind the id `last`."""
+        """Read a list by id, each page in a slot of its own: `page(last)` reads the rows with ids above `last`.
+
+        It costs the same however long the list is; counting pages does not (Bitrix24 reference, section 4.1).
+
+        Raises:
+            Unreachable: the portal does not go on with the list, but begins anew.
+            Exception: as `run`.
+        """
         rows: list[dict[str, Any]] = []
+        last = 0
         while True:
-            found = self.do(page(row_id(rows[-1]) if rows else 0))
+            found = self.do(page(last))
             rows += found
             if len(found) < PAGE:
                 return rows
+            if (following := row_id(found[-1])) <= last:
+                raise Unreachable("list_out_of_order")
+            last = following
 
     def definitions(self) -> Definitions:
         """Return what the portal says of its deals' fields, read every ten minutes; raises what `run` does."""
@@ -146,13 +169,7 @@ class Portal:
         return self._definitions
 
     def _request[T](self, exchange: Exchange[T]) -> T:
-        def send() -> T | _MethodWaits:
-            return http_client().run(_unless_method_waits(exchange), within=self.until - self.now())
-
-        answer = self._door.request(send)
-        if isinstance(answer, _MethodWaits):
-            raise answer.limit
-        return answer
+        return self._door.request(lambda: http_client().run(exchange, within=self.until - self.now()))
 
     @property
     def _secrets(self) -> Bitrix24Secrets:
@@ -231,17 +248,17 @@ def _batch[T](operations: Mapping[str, Operation[T]], now: float, access: Access
 
 
 @dataclass(frozen=True, slots=True)
-class _MethodWaits:
-    """One method's trouble, and no reason to pause the portal: for its door a result like any other."""
+class _Apart:
+    """What is the trouble of one method or one request, and no reason to pause the portal: its door lets it pass."""
 
-    limit: OperatingLimit
+    outcome: OperatingLimit | PageInstead
 
 
-def _unless_method_waits[T](exchange: Exchange[T]) -> Exchange[T | _MethodWaits]:
+def _set_apart[T](exchange: Exchange[T]) -> Exchange[T | _Apart]:
     try:
         return (yield from exchange)
-    except OperatingLimit as limit:
-        return _MethodWaits(limit)
+    except (OperatingLimit, PageInstead) as outcome:
+        return _Apart(outcome)
 
 
 class _Expired(NotExecuted):

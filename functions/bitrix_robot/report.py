@@ -7,7 +7,7 @@ from typing import Any
 from bitrix_robot.deal import Transfer
 from bitrix_robot.portal import Portal, expect
 from crm_relay.bitrix24 import reports
-from crm_relay.bitrix24.client import APPEARS_WITHIN, Operation, Refused
+from crm_relay.bitrix24.client import APPEARS_WITHIN, BodyRefused, Operation, Refused
 from crm_relay.delivery.ports import Ports
 from crm_relay.observability import logger
 from crm_relay.outcomes import NotExecuted, Outcome, Rejected
@@ -34,9 +34,14 @@ def failure_text(texts: Bitrix24Texts, transfer: Transfer, refusal: Rejected) ->
         "deal_not_found": texts.deal_not_found,
         "came_from_hub": texts.came_from_hub,
     }
-    # Bitrix24's own sentence is written for its users.
-    sentence = refusal.text if isinstance(refusal, Refused) else ""
-    return texts.failed.format(id=transfer.order.deal, reason=own.get(refusal.reason) or sentence or refusal.reason)
+    match refusal:
+        case BodyRefused():
+            reason = texts.body_refused
+        case Refused(text=str(sentence)) if sentence:  # Bitrix24's own is written for its users
+            reason = sentence
+        case _:
+            reason = own.get(refusal.reason, refusal.reason)
+    return texts.failed.format(id=transfer.order.deal, reason=reason)
 
 
 class Reporter:

@@ -138,14 +138,16 @@ class _Carrier:
         """Make of a deal what it is to be in the hub, and leave it at that."""
         self._go([self._read, self._find_stages, self._map], [transfer])
 
-    @staticmethod
-    def _go(steps: Sequence[Callable[[Sequence[Transfer]], None]], transfers: Sequence[Transfer]) -> None:
+    def _go(self, steps: Sequence[Callable[[Sequence[Transfer]], None]], transfers: Sequence[Transfer]) -> None:
         for step in steps:
             going = [transfer for transfer in transfers if transfer.going]
             if not going:
                 return
             try:
                 step(going)
+            except Rejected as refusal:  # of what all need, so it is nothing about a deal
+                needs_attention("transfers are refused", route=self._name, reason=refusal.reason)
+                _fail(going, NotExecuted(refusal.reason, retry_after=_RIGHTS_MISSING))
             except Exception as failure:  # noqa: BLE001 (what a step raises is the failure of all who are still going)
                 _fail(going, failure)
 

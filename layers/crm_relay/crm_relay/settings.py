@@ -285,6 +285,7 @@ class Bitrix24Texts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     wrong_stage: str = "сделка не была на стадии, с которой её передают"
     deal_not_found: str = "сделки нет или к ней нет доступа"
     came_from_hub: str = "сделка сама пришла из ЕСБ"
+    body_refused: str = "веб-сервер или защитный экран портала не пропустил данные сделки"
 
     def __post_init__(self) -> None:
         _check_template("transferred", self.transferred, ("id", "hub_id"))

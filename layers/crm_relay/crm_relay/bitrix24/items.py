@@ -50,7 +50,7 @@ def get(kind: int, item_id: int | str) -> Operation[Item]:
 def list_after(
     kind: int, last: int, *, filters: Mapping[str, Any] | None = None, select: Sequence[str] = ("*",)
 ) -> Operation[list[Item]]:
-    """Read the 50 items that follow the id `last`, for `client.read_all`; an unknown field in a filter is refused."""
+    """Read the 50 items that follow the id `last`, for reading all; an unknown field in a filter is refused."""
     params = {
         "entityTypeId": kind,
         "select": list(select),
@@ -108,7 +108,7 @@ def find_by_communication(
 
 
 def stage_history_after(last: int, *, filters: Mapping[str, Any] | None = None) -> Operation[list[dict[str, Any]]]:
-    """Read the 50 moves of deals that follow the id `last`, for `client.read_all`.
+    """Read the 50 moves of deals that follow the id `last`.
 
     Each has ID, OWNER_ID (the deal), CREATED_TIME, CATEGORY_ID, STAGE_ID.
     """
