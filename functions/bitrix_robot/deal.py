@@ -3,12 +3,25 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from bitrix_robot.mapping import HubDeal, HubRows
 from bitrix_robot.order import Order
 from crm_relay.bitrix24.items import Item
-from crm_relay.delivery.ledger import Claim, Effect
+from crm_relay.delivery.ledger import Claim, Effect, State
+from crm_relay.outcomes import Rejected
+
+
+class Standing(Enum):
+    """Where a deal stands between all who may carry it."""
+
+    OPEN = "open"
+    """It was not carried to its end, and is not ours: nobody's, or somebody else's."""
+    OURS = "ours"
+    """Nobody else carries it now."""
+    CARRIED = "carried"
+    """It was carried before."""
 
 
 @dataclass(slots=True, eq=False)
@@ -21,14 +34,17 @@ class Transfer:
         deal: as the source has it.
         rows: its product rows.
         stage: of the route's stages the one that it is in, or was in last.
-        claim: ours, if it is not carried yet.
-        known: what became of it, if it was carried before.
+        standing: whose it is.
+        claim: what keeps others away: on the deal's own effect if it is ours, else on a turn to update or to tell.
+        notes: what the ledger keeps with the claim: {"creating": unix seconds when the request for the hub's deal
+            left, 0 if it was surely not made, "hub_deal": its id, "files": see `files`, "commenting": unix seconds
+            when people were about to be told}.
+        hub_deal: its id in the hub; 0 if there is none, or nobody knows of it.
         wanted: what it is to be in the hub.
         hub_rows: what its rows are to be.
+        rows_set: whether the hub has them.
+        rows_refused: why it does not take them.
         cards: the hub's contacts and company: {"contactIds", "companyId"}.
-        notes: what the ledger keeps of its steps: {"creating": unix seconds when the request for the hub's deal left,
-            0 if it was surely not made, "hub_deal": its id, "files": see `files`, "commenting": unix seconds when
-            people were about to be told}.
     """
 
     order: Order
@@ -36,12 +52,15 @@ class Transfer:
     deal: Item = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     stage: str = ""
+    standing: Standing = Standing.OPEN
     claim: Claim | None = None
-    known: Effect | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+    hub_deal: int = 0
     wanted: HubDeal | None = None
     hub_rows: HubRows | None = None
+    rows_set: bool = False
+    rows_refused: Rejected | None = None
     cards: dict[str, Any] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
     failure: Exception | None = None
 
@@ -52,14 +71,18 @@ class Transfer:
 
     @property
     def is_new(self) -> bool:
-        """Whether its deal is still to be made."""
-        return self.claim is not None and "hub_deal" not in self.notes
+        """Whether its deal is still to be made, by us."""
+        return self.standing is Standing.OURS and not self.hub_deal
 
     @property
-    def hub_deal(self) -> int:
-        """The id of its deal in the hub, which has been made."""
-        made = self.known.result if self.known and self.known.result else self.notes
-        return int(made["hub_deal"])
+    def is_carried(self) -> bool:
+        """Whether it was carried before."""
+        return self.standing is Standing.CARRIED
+
+    @property
+    def lacks_rows(self) -> bool:
+        """Whether its deal is in the hub without the rows that it is to have."""
+        return bool(self.hub_rows and self.hub_rows.rows) and not self.rows_set
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -68,6 +91,24 @@ class Transfer:
             yield
         except Exception as failure:  # noqa: BLE001 (see above)
             self.failure = failure
+
+    def learn(self, effect: Effect) -> None:
+        """Take over what the ledger knows of the deal."""
+        if effect.state is State.CONFIRMED:
+            self.standing = Standing.CARRIED
+        known = effect.result if self.is_carried else effect.notes
+        self.hub_deal = int((known or {}).get("hub_deal", 0))
+
+    def own(self, claim: Claim) -> None:
+        """Be the one who carries the deal."""
+        self.learn(claim.effect)
+        self.standing = Standing.OURS
+        self.hold(claim)
+
+    def hold(self, claim: Claim) -> None:
+        """Go on under a claim, with what its notes tell."""
+        self.claim = claim
+        self.notes = dict(claim.effect.notes or {})
 
     def mark(self, **notes: Any) -> None:
         """Write into the ledger how far it has come. Raises Fenced, StorageError."""

@@ -1,18 +1,19 @@
 """BitrixQueue: carry deals to the hub, many a request: read, map, create, rows, files, report; each step once."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any
 
 from bitrix_robot.cards import Cards, Gone, cards_of
-from bitrix_robot.deal import Transfer
+from bitrix_robot.deal import Standing, Transfer
 from bitrix_robot.files import FileCarrier
 from bitrix_robot.mapping import came_from, changes, hub_deal, hub_rows, marker, user_ids
 from bitrix_robot.matches import Matches
 from bitrix_robot.order import Order, read_order
 from bitrix_robot.portal import expect, http_client, portal
-from bitrix_robot.report import Reporter
+from bitrix_robot.report import Reporter, missing
 from crm_relay.bitrix24 import items, products
 from crm_relay.bitrix24.client import APPEARS_WITHIN, DEADLINE, PAGE, Operation, Refused
 from crm_relay.bitrix24.items import DEAL, Item, item_name
@@ -100,6 +101,7 @@ class _Carrier:
 
     def __init__(self, relay: Runtime, name: str, route: Bitrix24Route) -> None:
         self._ports = relay.ports
+        self._ledger = Ledger(relay.ports.store, relay.ports.clock)
         self._name = name
         self._route = route
         self._source = portal(relay, route.source)
@@ -115,9 +117,10 @@ class _Carrier:
         steps: list[Callable[[Sequence[Transfer]], None]] = [
             self._find,
             self._end_repeated,
+            partial(self._take_turns, lease=lease),
             self._read,
             self._find_stages,
-            partial(self._claim, lease=lease),
+            partial(self._claim_all, lease=lease),
             self._end_repeated,
             self._map,
             self._look_up,
@@ -131,8 +134,8 @@ class _Carrier:
         ]
         self._go(steps, transfers)
         _wait_for_rights(transfers)
-        self._refuse([transfer for transfer in transfers if isinstance(transfer.failure, Rejected)])
-        self._ports.parallel(_give_back, [transfer for transfer in transfers if transfer.failure])
+        self._refuse(transfers, lease=lease)
+        self._ports.parallel(_give_back, transfers)
 
     def map_only(self, transfer: Transfer) -> None:
         """Make of a deal what it is to be in the hub, and leave it at that."""
@@ -155,20 +158,28 @@ class _Carrier:
 
     def _find(self, transfers: Sequence[Transfer]) -> None:
         """Look for what became of the transfers before."""
-        ledger = Ledger(self._ports.store, self._ports.clock)
-        found = self._ports.parallel(ledger.find, [transfer.order.transfer for transfer in transfers])
-        for transfer, known in zip(transfers, found, strict=True):
-            transfer.known = known if known and known.settled else None
+        found = self._ports.parallel(self._ledger.find, [transfer.order.transfer for transfer in transfers])
+        for transfer, effect in zip(transfers, found, strict=True):
+            if effect:
+                transfer.learn(effect)
 
     def _end_repeated(self, transfers: Sequence[Transfer]) -> None:
         """End those whose deal was carried before, unless a later call brings it up to date."""
         if self._route.on_repeat == "update":
             return
-        repeated = [transfer for transfer in transfers if transfer.known]
+        repeated = [transfer for transfer in transfers if transfer.is_carried]
         self._reporter.answer_robots(repeated)
         for transfer in repeated:
             if transfer.going:
                 transfer.result = {"hub_deal": transfer.hub_deal, "repeated": True}
+
+    def _take_turns(self, transfers: Sequence[Transfer], *, lease: int) -> None:
+        """Let the calls for a deal that was carried update it one after the other: who reads last, writes last."""
+        self._ports.parallel(partial(self._take_turn, lease), [each for each in transfers if each.is_carried])
+
+    def _take_turn(self, lease: int, transfer: Transfer) -> None:
+        with transfer.guarded(), _not_busy():
+            transfer.hold(self._ledger.turn(transfer.order.turn, lease=lease))
 
     def _read(self, transfers: Sequence[Transfer]) -> None:
         """Read deals and their rows."""
@@ -216,23 +227,19 @@ class _Carrier:
                 else:
                     transfer.result = {"hub_deal": None, "reason": "not_in_stage"}
 
-    def _claim(self, transfers: Sequence[Transfer], *, lease: int) -> None:
+    def _claim_all(self, transfers: Sequence[Transfer], *, lease: int) -> None:
         """Become the only one who carries each deal."""
-        ledger = Ledger(self._ports.store, self._ports.clock)
+        self._ports.parallel(partial(self._claim, lease), [each for each in transfers if not each.is_carried])
 
-        def claim(transfer: Transfer) -> None:
-            with transfer.guarded():
-                try:
-                    claimed = ledger.claim(transfer.order.transfer, "", lease=lease)
-                except Busy:
-                    raise NotExecuted("transfer_busy", retry_after=_BUSY) from None
-                if isinstance(claimed, Claim):
-                    transfer.claim = claimed
-                    transfer.notes = dict(claimed.effect.notes or {})
-                else:
-                    transfer.known = claimed
-
-        self._ports.parallel(claim, [transfer for transfer in transfers if transfer.known is None])
+    def _claim(self, lease: int, transfer: Transfer) -> None:
+        with transfer.guarded(), _not_busy():
+            claimed = self._ledger.claim(transfer.order.transfer, "", lease=lease)
+            if isinstance(claimed, Claim):
+                transfer.own(claimed)
+                return
+            transfer.learn(claimed)
+            if self._route.on_repeat == "update":  # with what was read before it was carried
+                raise NotExecuted("carried_meanwhile", retry_after=_BUSY)
 
     def _map(self, transfers: Sequence[Transfer]) -> None:
         """Make of each deal what it is to be in the hub."""
@@ -267,7 +274,8 @@ class _Carrier:
                 if len(found) > 1:
                     needs_attention("deal doubled in the hub", key=transfer.order.transfer, times=len(found))
                 if found:
-                    transfer.mark(hub_deal=int(found[0]["id"]))
+                    transfer.hub_deal = int(found[0]["id"])
+                    transfer.mark(hub_deal=transfer.hub_deal)
                 elif (wait := transfer.notes.get("creating", 0) + APPEARS_WITHIN - self._hub.now()) > 0:
                     raise NotExecuted("deal_may_still_appear", retry_after=wait)
 
@@ -299,7 +307,8 @@ class _Carrier:
         answers = self._hub.do_all({transfer: self._creation(transfer) for transfer in new if transfer.going})
         for transfer, answer in answers.items():
             with transfer.guarded():
-                transfer.notes["hub_deal"] = int(expect(answer)["id"])
+                transfer.hub_deal = int(expect(answer)["id"])
+                transfer.notes["hub_deal"] = transfer.hub_deal
         self._mark([transfer for transfer in answers if transfer.going])
         surely_not = [each for each in answers if isinstance(each.failure, NotExecuted | Rejected)]
         self._mark(surely_not, creating=0)
@@ -317,9 +326,9 @@ class _Carrier:
 
     def _update(self, transfers: Sequence[Transfer]) -> None:
         """Bring deals up to date that were carried before: the fields that differ."""
-        known = [transfer for transfer in transfers if transfer.known]
-        present = self._hub.do_all({transfer: items.get(DEAL, transfer.hub_deal) for transfer in known})
-        definitions = self._hub.definitions() if known else {}
+        carried = [transfer for transfer in transfers if transfer.is_carried]
+        present = self._hub.do_all({transfer: items.get(DEAL, transfer.hub_deal) for transfer in carried})
+        definitions = self._hub.definitions() if carried else {}
         differs_each_time = (item_name(self._route.transfer_date_field),)
         writes = {}
         for transfer, answer in present.items():
@@ -335,7 +344,7 @@ class _Carrier:
     def _set_rows(self, transfers: Sequence[Transfer]) -> None:
         """Set product rows; the same again changes nothing."""
         wanted = {
-            each: each.hub_rows.rows for each in transfers if each.hub_rows and (each.hub_rows.rows or each.known)
+            each: each.hub_rows.rows for each in transfers if each.hub_rows and (each.hub_rows.rows or each.is_carried)
         }
         in_batch = {each: products.set_deal_rows(each.hub_deal, rows) for each, rows in wanted.items() if rows}
         answers = self._hub.do_all(in_batch)
@@ -343,8 +352,12 @@ class _Carrier:
             with transfer.guarded():
                 # PHP reads so many parameters of a form and forgets the rest, and an empty list is no parameter at all:
                 # what did not arrive goes as JSON.
-                if not rows or len(expect(answers[transfer])) != len(rows):
-                    self._hub.do(products.set_deal_rows(transfer.hub_deal, rows))
+                try:
+                    if not rows or len(expect(answers[transfer])) != len(rows):
+                        self._hub.do(products.set_deal_rows(transfer.hub_deal, rows))
+                    transfer.rows_set = True
+                except Rejected as refusal:  # the files go along all the same
+                    transfer.rows_refused = refusal
 
     def _carry_files(self, transfers: Sequence[Transfer]) -> None:
         for transfer in transfers:
@@ -355,38 +368,52 @@ class _Carrier:
 
     def _report_without_files(self, transfers: Sequence[Transfer]) -> None:
         """Settle the deals without files, who need not wait for those of the others."""
-        self._report([each for each in transfers if each.known or not (each.wanted and each.wanted.files)])
+        self._report([each for each in transfers if each.is_carried or not (each.wanted and each.wanted.files)])
 
     def _report(self, transfers: Sequence[Transfer]) -> None:
-        """Tell people and subscribers of deals that are in the hub, and settle them."""
-        self._reporter.tell_success([transfer for transfer in transfers if transfer.claim])
-        self._reporter.answer_robots([transfer for transfer in transfers if transfer.known])
-        self._ports.parallel(self._settle, [transfer for transfer in transfers if transfer.going])
+        """Tell people and subscribers of deals that are in the hub, and settle them; those without rows fail."""
+        for transfer in transfers:
+            transfer.failure = transfer.rows_refused
+        whole = [transfer for transfer in transfers if transfer.going]
+        self._reporter.tell_success([transfer for transfer in whole if not transfer.is_carried])
+        self._reporter.answer_robots([transfer for transfer in whole if transfer.is_carried])
+        self._ports.parallel(self._settle, [transfer for transfer in whole if transfer.going])
 
     def _settle(self, transfer: Transfer) -> None:
         with transfer.guarded():
-            if transfer.claim:
+            if transfer.is_carried:
+                transfer.result = {"hub_deal": transfer.hub_deal, "repeated": True}
+            else:
+                assert transfer.claim is not None
                 self._publish("DealTransferred", transfer, hub_deal=transfer.hub_deal)
                 transfer.claim.confirm({"hub_deal": transfer.hub_deal})
                 transfer.result = {"hub_deal": transfer.hub_deal}
-            else:
-                transfer.result = {"hub_deal": transfer.hub_deal, "repeated": True}
 
-    def _refuse(self, transfers: Sequence[Transfer]) -> None:
-        """Tell of deals that are not carried, where somebody waits for them."""
-        awaited = [transfer for transfer in transfers if transfer.order.expected or transfer.stage]
+    def _refuse(self, transfers: Sequence[Transfer], *, lease: int) -> None:
+        """Tell of deals that are not carried, or not whole, where somebody waits for them."""
+        awaited = [each for each in transfers if each.order.expected or each.stage or each.hub_deal]
         refusals = {each: each.failure for each in awaited if isinstance(each.failure, Rejected)}
+        unclaimed = [transfer for transfer in refusals if transfer.claim is None]
+        self._ports.parallel(partial(self._claim, lease), [each for each in unclaimed if each.hub_deal])
+        # What was never begun must stay unknown to the sweep.
+        self._ports.parallel(partial(self._take_turn, lease), [each for each in unclaimed if not each.hub_deal])
         try:
-            self._reporter.tell_failure(refusals)
+            self._reporter.tell_failure({each: why for each, why in refusals.items() if each.failure is why})
         except Exception as failure:  # noqa: BLE001 (who was not told is told at the next try)
             _fail(awaited, failure)
-
-        def publish(transfer: Transfer) -> None:
-            with transfer.guarded():
-                self._publish("DealTransferFailed", transfer, reason=refusals[transfer].reason)
-
         told = [transfer for transfer, refusal in refusals.items() if transfer.failure is refusal]
-        self._ports.parallel(publish, told)
+        self._ports.parallel(self._publish_failure, told)
+
+    def _publish_failure(self, transfer: Transfer) -> None:
+        assert isinstance(transfer.failure, Rejected)
+        reason = transfer.failure.reason
+        with transfer.guarded():
+            if not transfer.hub_deal:
+                self._publish("DealTransferFailed", transfer, reason=reason)
+                return
+            facts = {"reason": reason, "hub_deal": transfer.hub_deal, "missing": missing(transfer)}
+            self._publish("DealTransferFailed", transfer, **facts)
+            needs_attention("deal is not whole in the hub", key=transfer.order.transfer, **facts)
 
     def _publish(self, detail_type: str, transfer: Transfer, **facts: object) -> None:
         order = transfer.order
@@ -432,14 +459,28 @@ def _wait_for_rights(transfers: Sequence[Transfer]) -> None:
 
 
 def _give_back(transfer: Transfer) -> None:
-    """Leave a deal that could not be carried to a later call, or to a later try of this one."""
-    failure = transfer.failure
+    """Leave a deal that could not be carried to a later call, or to a later try of this one; end a turn."""
+    failure, claim = transfer.failure, transfer.claim
     if isinstance(failure, Fenced):
         transfer.failure = NotExecuted("taken_over", retry_after=_BUSY)
-    elif transfer.claim:
-        happened = None if isinstance(failure, OutcomeUnknown) else False
+    elif claim and transfer.standing is not Standing.OURS:
         with transfer.guarded():
-            transfer.claim.wait(str(failure) if isinstance(failure, Outcome) else "error", happened=happened)
+            claim.release()
+    elif claim and failure:
+        with transfer.guarded():
+            if isinstance(failure, Rejected) and transfer.hub_deal:
+                claim.give_up(failure.reason)  # until somebody has mended it, and calls for it again
+            else:
+                happened = None if isinstance(failure, OutcomeUnknown) else False
+                claim.wait(str(failure) if isinstance(failure, Outcome) else "error", happened=happened)
+
+
+@contextmanager
+def _not_busy() -> Iterator[None]:
+    try:
+        yield
+    except Busy:
+        raise NotExecuted("transfer_busy", retry_after=_BUSY) from None
 
 
 prepare(http_client)

@@ -22,7 +22,8 @@ from crm_relay.outcomes import NotExecuted, Rejected
 from crm_relay.settings import Bitrix24Products
 from tests.relay import START, Crash, Relay
 from workbench.sandboxes import faults
-from workbench.sandboxes.bitrix24 import HUB, PARTNER, READY, WebhookRobot, add_whole_deal
+from workbench.sandboxes.bitrix24 import HUB, PARTNER, READY, Bitrix24Sandbox, WebhookRobot, add_whole_deal
+from workbench.sandboxes.bitrix24.calls import Call, Refused
 from workbench.sandboxes.bitrix24.items import Item
 from workbench.sandboxes.rates import busiest
 from workbench.sandboxes.wire import NEVER, RESET, SandboxRequest, SandboxResponse
@@ -81,6 +82,43 @@ class Office:
 
     def attention(self) -> list[str]:
         return [line["message"] for line in self.relay.logs if line["level"] == "ERROR"]
+
+    def call(self, name: str, deal_id: int = 1) -> None:
+        """A call for a deal comes to the queue."""
+        order = Order("partner", deal_id, "main", expected=True)
+        self.relay.queues["deals"].send(order.envelope(call=name, now=self.relay.clock.now).encode())
+
+    def work_beside(self) -> None:
+        """Let another process work off what is in the queue, in the middle of what one does."""
+        first = self.relay._runtimes
+        self.relay.restart()
+        self.relay.work("deals")
+        self.relay._runtimes = first
+
+    def once_after(self, portal: Bitrix24Sandbox, method: str, act: Callable[[], SandboxResponse | None]) -> None:
+        """Have something happen between the first time that a portal does a method and its answer, or another one."""
+        handle, done = portal.handle, list[bool]()
+
+        def watched(request: SandboxRequest) -> SandboxResponse:
+            answer = handle(request)
+            if method.encode() in request.body + request.path.encode() and not done:
+                done.append(True)
+                return act() or answer
+            return answer
+
+        portal.handle = watched  # type: ignore[method-assign]
+
+    def refuse(self, portal: Bitrix24Sandbox, method: str, code: str, text: str = "") -> Callable[[], None]:
+        """Have a portal refuse a method; return what ends that."""
+        run = portal._run
+
+        def refusing(call: Call) -> Any:
+            if call.method == method:
+                raise Refused(code, text)
+            return run(call)
+
+        portal._run = refusing  # type: ignore[method-assign]
+        return lambda: setattr(portal, "_run", run)
 
 
 @pytest.fixture
@@ -365,6 +403,70 @@ def test_a_refusal_of_the_hub_is_told_in_its_own_words_and_a_later_call_tries_ag
     assert office.comments() == [comment, TRANSFERRED]
 
 
+def test_two_calls_at_once_for_a_deal_in_another_stage_are_told_of_once(office: Office) -> None:
+    """Each of them looks for the other's comment, and none is there yet."""
+    office.deal(assignedById=7)
+    office.call("first")
+    office.call("second")
+    office.once_after(office.partner, "crm.timeline.comment.list", office.work_beside)
+    office.over()
+    assert len(office.comments()) == 1
+    assert {event["id"].rpartition("#")[2] for event in office.told("DealTransferFailed")} == {"first", "second"}
+    assert not office.relay.items("effect#bitrix24.deal")  # else the sweep would take it for carried
+
+
+def test_who_may_not_read_comments_is_told_once_and_subscribers_too(office: Office) -> None:
+    """An answer was lost, and nobody can look whether the comment is there."""
+    office.refuse(office.partner, "crm.timeline.comment.list", "ACCESS_DENIED")
+    office.deal(assignedById=7)
+    office.call("first")
+    office.once_after(office.partner, "crm.timeline.comment.add", lambda: RESET)
+    office.over()
+    assert len(office.comments()) == 1
+    assert len(office.told("DealTransferFailed")) == 1
+
+
+def test_rows_that_the_hub_refuses_cost_no_files_and_are_told_of_with_the_hubs_id(office: Office) -> None:
+    """The hub's deal stands on an operator's list until a later call finds the rows in order."""
+    mended = office.refuse(office.hub, "crm.item.productrow.set", "100", "Не та ставка НДС")
+    deal = add_whole_deal(office.partner)
+    office.partner.move(deal.id, READY)
+    office.over()
+    assert office.files("UF_CRM_CONTRACT_FILE")
+    half = "❌ Сделка #1 передана в ЕСБ не полностью, №1: Не та ставка НДС\nНе перенесены товары"
+    assert office.comments() == [half]
+    assert [each.text for each in office.partner.notifications] == [half]
+    [event] = office.told("DealTransferFailed")
+    assert (event["hub_deal"], event["missing"], event["reason"]) == (1, ["rows"], "100")
+    assert office.attention() == ["deal is not whole in the hub"]
+    assert office.relay.store.attention("NEEDS_RECONCILE", limit=9) == ["effect#bitrix24.deal#partner#1#main"]
+    mended()
+    office.call("later")
+    office.over()
+    assert len(office.carried.rows) == 3
+    assert len(office.hub.files.stored) == 2
+    assert office.comments() == [half, TRANSFERRED]
+    assert office.relay.store.attention("NEEDS_RECONCILE", limit=9) == []
+
+
+def test_a_deal_that_is_deleted_when_the_hub_has_half_of_it_is_told_of_with_the_hubs_id(office: Office) -> None:
+    """Nobody is left to read a comment; a robot, subscribers and an operator are."""
+    deal = add_whole_deal(office.partner)
+
+    def delete() -> SandboxResponse:
+        office.partner.items.delete(deal, 1)
+        return RESET
+
+    office.once_after(office.hub, "crm.item.productrow.set", delete)
+    office.partner.move(deal.id, READY)
+    office.over()
+    assert len(office.hub.deals) == 1
+    [event] = office.told("DealTransferFailed")
+    assert (event["hub_deal"], event["reason"]) == (1, "deal_not_found")
+    assert "deal is not whole in the hub" in office.attention()
+    assert office.relay.store.attention("NEEDS_RECONCILE", limit=9) == ["effect#bitrix24.deal#partner#1#main"]
+
+
 def test_a_deal_that_is_gone_is_refused(office: Office) -> None:
     """There is nowhere to tell it, but on the bus."""
     deal = office.ready()
@@ -420,6 +522,27 @@ def test_a_later_call_brings_the_deal_up_to_date_if_configured(office: Office) -
     office.over()
     assert office.carried.rows == []
     assert len(office.comments()) == 1
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["update", "creation"])
+def test_of_two_calls_at_once_the_later_values_stay(office: Office, known: bool) -> None:
+    """The first has read the deal; it is changed, and a second call brings it up to date before the first does."""
+    office.route(on_repeat="update")
+    deal = office.ready(title="Один") if known else office.deal(title="Один", stageId=READY)
+    office.over()
+    office.partner.portal = replace(office.partner.portal, webhook_robots=())
+    office.partner.change(deal.id, title="Два")
+
+    def change() -> None:
+        office.partner.change(deal.id, title="Три")
+        office.call("second")
+        office.work_beside()
+
+    office.once_after(office.partner, "crm.item.get", change)
+    office.call("first")
+    office.over()
+    assert office.carried["title"] == "Три"
+    assert not office.relay.store.attention("WAITING", limit=9)
 
 
 def test_two_deals_with_one_marker_are_reported_and_the_first_is_kept(office: Office) -> None:
@@ -600,15 +723,11 @@ def test_a_second_worker_at_any_moment_makes_no_second_deal() -> None:
     def tell(place: int) -> list[str]:
         with Relay() as relay:
             office = Office(relay)
-            order = Order("partner", 1, "main", expected=True)
 
             def second() -> SandboxResponse | None:
                 boundaries.place = 0
-                first = relay._runtimes
-                relay.restart()
-                relay.queues["deals"].send(order.envelope(call="second", now=relay.clock.now).encode())
-                relay.work("deals")
-                relay._runtimes = first
+                office.call("second")
+                office.work_beside()
                 return None
 
             boundaries = Boundaries(relay, place, second, after=True, portals=False)
