@@ -37,13 +37,12 @@ class Transfer:
         standing: whose it is.
         claim: what keeps others away: on the deal's own effect if it is ours, else on a turn to update or to tell.
         notes: what the ledger keeps with the claim: {"creating": unix seconds when the request for the hub's deal
-            left, 0 if it was surely not made, "hub_deal": its id, "files": see `files`, "commenting": unix seconds
-            when people were about to be told}.
+            left, 0 if it was surely not made, "hub_deal": its id, "rows_set": whether the hub has taken the rows,
+            "files": see `files`, "commenting": unix seconds when people were about to be told}.
         hub_deal: its id in the hub; 0 if there is none, or nobody knows of it.
         wanted: what it is to be in the hub.
         hub_rows: what its rows are to be.
-        rows_set: whether the hub has them.
-        rows_refused: why it does not take them.
+        rows_refused: why the hub does not take them.
         cards: the hub's contacts and company: {"contactIds", "companyId"}.
     """
 
@@ -58,7 +57,6 @@ class Transfer:
     hub_deal: int = 0
     wanted: HubDeal | None = None
     hub_rows: HubRows | None = None
-    rows_set: bool = False
     rows_refused: Rejected | None = None
     cards: dict[str, Any] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
@@ -82,7 +80,7 @@ class Transfer:
     @property
     def lacks_rows(self) -> bool:
         """Whether its deal is in the hub without the rows that it is to have."""
-        return bool(self.hub_rows and self.hub_rows.rows) and not self.rows_set
+        return bool(self.rows) and not self.notes.get("rows_set")
 
     @contextmanager
     def guarded(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """BitrixQueue: carry deals to the hub, many a request: read, map, create, rows, files, report; each step once."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any
@@ -23,7 +23,7 @@ from crm_relay.delivery.ledger import Busy, Claim, Effect, Fenced, Ledger
 from crm_relay.delivery.runtime import Runtime, prepare, runtime
 from crm_relay.delivery.worker import LambdaContext, Worker, lease
 from crm_relay.http_api import Event
-from crm_relay.observability import needs_attention, observed
+from crm_relay.observability import log_failure, needs_attention, observed
 from crm_relay.outcomes import NotExecuted, Outcome, OutcomeUnknown, Rejected
 from crm_relay.settings import Bitrix24Route
 
@@ -50,6 +50,7 @@ def handler(event: Event, context: LambdaContext) -> dict[str, list[dict[str, st
         needs_seconds=_NEEDS_SECONDS,
         give_up_after=relay.settings.relay.give_up_after_seconds,
         read=read_order,
+        farewell=partial(_farewell, relay, until=until, lease=lease(context)),
     )
     return worker.run(event, context)
 
@@ -79,21 +80,43 @@ def preview(relay: Runtime, order: Order) -> Transfer:
 
 
 def _transfer(relay: Runtime, tasks: Sequence[Task], *, until: float, lease: int) -> None:
-    by_route: dict[str, list[tuple[Task, Transfer]]] = defaultdict(list)
-    for task in tasks:
-        order = Order.of(task.envelope)
-        by_route[order.route].append((task, Transfer(order, task.envelope.key)))
-    for route, some in by_route.items():
-        transfers = [transfer for _, transfer in some]
+    transfers = [_of(task) for task in tasks]
+    for route, some in _by_route(transfers):
         try:
-            _carrier(relay, route).carry(transfers, until=until, lease=lease)
+            _carrier(relay, route).carry(some, until=until, lease=lease)
         except Exception as failure:  # noqa: BLE001 (one route's trouble is not another's)
-            _fail(transfers, failure)
-        for task, transfer in some:
-            if transfer.failure is not None:
-                task.fail(transfer.failure)
-            else:
-                task.done(transfer.result or {})
+            _fail(some, failure)
+    for task, transfer in zip(tasks, transfers, strict=True):
+        if transfer.failure is not None:
+            task.fail(transfer.failure)
+        else:
+            task.done(transfer.result or {})
+
+
+def _farewell(relay: Runtime, tasks: Sequence[Task], *, until: float, lease: int) -> None:
+    for route, some in _by_route([_of(task) for task in tasks]):
+        try:
+            _carrier(relay, route).give_up(some, until=until, lease=lease)
+        except Exception as error:  # noqa: BLE001 (one route's trouble is not another's)
+            log_failure("given up without a word", error, route=route)
+
+
+def _of(task: Task) -> Transfer:
+    return Transfer(Order.of(task.envelope), task.envelope.key)
+
+
+def _by_route(transfers: Sequence[Transfer]) -> Iterable[tuple[str, list[Transfer]]]:
+    routes: dict[str, list[Transfer]] = defaultdict(list)
+    for transfer in transfers:
+        routes[transfer.order.route].append(transfer)
+    return routes.items()
+
+
+class GaveUp(Rejected):
+    """It did not work for too long."""
+
+    def __init__(self) -> None:
+        super().__init__("gave_up")
 
 
 class _Carrier:
@@ -136,6 +159,16 @@ class _Carrier:
         _wait_for_rights(transfers)
         self._refuse(transfers, lease=lease)
         self._ports.parallel(_give_back, transfers)
+
+    def give_up(self, transfers: Sequence[Transfer], *, until: float, lease: int) -> None:
+        """Tell people, robots and subscribers that nobody tries any more to carry these deals."""
+        self._source.until = until
+        self._go([self._find, self._end_repeated, self._read, self._find_stages, self._map], transfers)
+        given_up = [transfer for transfer in transfers if not transfer.result]
+        for transfer in given_up:
+            transfer.failure = GaveUp()
+        self._refuse(given_up, lease=lease)
+        self._ports.parallel(_give_back, given_up)
 
     def map_only(self, transfer: Transfer) -> None:
         """Make of a deal what it is to be in the hub, and leave it at that."""
@@ -355,9 +388,9 @@ class _Carrier:
                 try:
                     if not rows or len(expect(answers[transfer])) != len(rows):
                         self._hub.do(products.set_deal_rows(transfer.hub_deal, rows))
-                    transfer.rows_set = True
                 except Rejected as refusal:  # the files go along all the same
                     transfer.rows_refused = refusal
+                transfer.notes["rows_set"] = transfer.rows_refused is None
 
     def _carry_files(self, transfers: Sequence[Transfer]) -> None:
         for transfer in transfers:
@@ -401,12 +434,12 @@ class _Carrier:
             self._reporter.tell_failure({each: why for each, why in refusals.items() if each.failure is why})
         except Exception as failure:  # noqa: BLE001 (who was not told is told at the next try)
             _fail(awaited, failure)
-        told = [transfer for transfer, refusal in refusals.items() if transfer.failure is refusal]
-        self._ports.parallel(self._publish_failure, told)
+        # What is given up has no other try: its subscribers are told even where its people cannot be.
+        told = {each: why for each, why in refusals.items() if each.failure is why or isinstance(why, GaveUp)}
+        self._ports.parallel(lambda refused: self._publish_failure(*refused), list(told.items()))
 
-    def _publish_failure(self, transfer: Transfer) -> None:
-        assert isinstance(transfer.failure, Rejected)
-        reason = transfer.failure.reason
+    def _publish_failure(self, transfer: Transfer, refusal: Rejected) -> None:
+        reason = refusal.reason
         with transfer.guarded():
             if not transfer.hub_deal:
                 self._publish("DealTransferFailed", transfer, reason=reason)

@@ -20,10 +20,11 @@ from crm_relay.bitrix24.items import DEAL
 from crm_relay.delivery.ports import StorageError
 from crm_relay.outcomes import NotExecuted, Rejected
 from crm_relay.settings import Bitrix24Products
-from tests.relay import START, Crash, Relay
+from tests.relay import APP, START, Crash, Relay
 from workbench.sandboxes import faults
 from workbench.sandboxes.bitrix24 import HUB, PARTNER, READY, Bitrix24Sandbox, WebhookRobot, add_whole_deal
 from workbench.sandboxes.bitrix24.calls import Call, Refused
+from workbench.sandboxes.bitrix24.hooks import Robot, RobotRun
 from workbench.sandboxes.bitrix24.items import Item
 from workbench.sandboxes.rates import busiest
 from workbench.sandboxes.wire import NEVER, RESET, SandboxRequest, SandboxResponse
@@ -83,9 +84,9 @@ class Office:
     def attention(self) -> list[str]:
         return [line["message"] for line in self.relay.logs if line["level"] == "ERROR"]
 
-    def call(self, name: str, deal_id: int = 1) -> None:
+    def call(self, name: str, deal_id: int = 1, *, event_token: str = "") -> None:
         """A call for a deal comes to the queue."""
-        order = Order("partner", deal_id, "main", expected=True)
+        order = Order("partner", deal_id, "main", expected=True, event_token=event_token)
         self.relay.queues["deals"].send(order.envelope(call=name, now=self.relay.clock.now).encode())
 
     def work_beside(self) -> None:
@@ -483,6 +484,57 @@ def test_d26_a_deal_that_came_from_the_hub_does_not_go_back(office: Office) -> N
     office.over()
     assert not office.hub.deals
     assert office.comments() == ["❌ Сделка #1 не передана в ЕСБ: сделка сама пришла из ЕСБ"]
+
+
+# Given up
+
+
+def test_a_deal_that_is_given_up_is_told_of_once(office: Office) -> None:
+    """After a day people, subscribers and an operator know; each robot that waits for it goes on."""
+    office.partner.portal = replace(office.partner.portal, webhook_robots=())
+    office.hub.faults.add(faults.Reset(times=None, probability=0.999_999))
+    office.deal(stageId=READY, assignedById=7)
+    for token in ("first", "second"):
+        robot = Robot(APP, "send_to_hub", "", 1, True, (), ("status", "esb_deal_id"))
+        office.partner.hooks.runs[token] = RobotRun(robot, 1, token)
+        office.call(token, event_token=token)
+    office.relay.run(3 * 86_400)
+    said = "❌ Сделка #1 не передана в ЕСБ: долго не удавалось, больше не пробуем; нужна помощь администратора"
+    assert office.comments() == [said]
+    assert [each.text for each in office.partner.notifications] == [said]
+    assert [run.returned for run in office.partner.robot_results] == [{"status": "failed", "esb_deal_id": ""}] * 2
+    assert [event["reason"] for event in office.told("DealTransferFailed")] == ["gave_up"] * 2
+    assert len(office.relay.dead_letters["deals"].messages) == 2
+    assert len(office.relay.store.attention("GIVEN_UP", limit=9)) == 2
+
+
+def test_half_a_deal_that_is_given_up_is_told_of_with_the_hubs_id(office: Office) -> None:
+    """What is there, and what is not."""
+    add_whole_deal(office.partner)
+    office.partner.move(1, READY)
+    handle = office.hub.handle
+
+    def without_rows(request: SandboxRequest) -> SandboxResponse:
+        return RESET if b"crm.item.productrow.set" in request.body else handle(request)
+
+    office.hub.handle = without_rows  # type: ignore[method-assign]
+    office.relay.run(3 * 86_400)
+    [comment] = office.comments()
+    told, rows, files = comment.splitlines()
+    assert told.startswith("❌ Сделка #1 передана в ЕСБ не полностью, №1: долго не удавалось")
+    assert rows == "Не перенесены товары"
+    assert files.startswith("Не перенесены файлы: ")
+    [event] = office.told("DealTransferFailed")
+    assert (event["hub_deal"], event["missing"]) == (1, ["rows", "files"])
+
+
+def test_where_nobody_can_be_told_of_a_deal_that_is_given_up_subscribers_are(office: Office) -> None:
+    """The portal that asked is down."""
+    office.ready()
+    office.partner.faults.add(faults.Reset(times=None, probability=0.999_999))
+    office.relay.run(3 * 86_400)
+    assert [event["reason"] for event in office.told("DealTransferFailed")] == ["gave_up"]
+    assert len(office.relay.dead_letters["deals"].messages) == 1
 
 
 # Again

@@ -289,6 +289,8 @@ class Bitrix24Texts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     came_from_hub: str = "сделка сама пришла из ЕСБ"
     body_refused: str = "веб-сервер или защитный экран портала не пропустил данные сделки"
 
+    gave_up: str = "долго не удавалось, больше не пробуем; нужна помощь администратора"
+
     def __post_init__(self) -> None:
         _check_template("transferred", self.transferred, ("id", "hub_id"))
         _check_template("failed", self.failed, ("id", "reason"))
