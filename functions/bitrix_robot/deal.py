@@ -1,16 +1,20 @@
 """One deal on its way to the hub: what is known of it so far, and how it ended."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from bitrix_robot.cards import SourceCard, cards_of, user_of
 from bitrix_robot.mapping import HubDeal, HubRows
 from bitrix_robot.order import Order
+from crm_relay.bitrix24.client import Unusable, ids
 from crm_relay.bitrix24.items import Item
 from crm_relay.delivery.ledger import Claim, Effect, State
 from crm_relay.outcomes import Rejected
+
+_IDS_OF_A_ROW = ("productId", "discountTypeId")
 
 
 class Standing(Enum):
@@ -33,6 +37,7 @@ class Transfer:
         execution: the name of the call that asks.
         deal: as the source has it.
         rows: its product rows.
+        source_cards: its contacts and company.
         stage: of the route's stages the one that it is in, or was in last.
         standing: whose it is.
         claim: what keeps others away: on the deal's own effect if it is ours, else on a turn to update or to tell.
@@ -50,6 +55,7 @@ class Transfer:
     execution: str
     deal: Item = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
+    source_cards: Sequence[SourceCard] = ()
     stage: str = ""
     standing: Standing = Standing.OPEN
     claim: Claim | None = None
@@ -89,6 +95,19 @@ class Transfer:
             yield
         except Exception as failure:  # noqa: BLE001 (see above)
             self.failure = failure
+
+    def read(self, deal: Item, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Take over what the source says.
+
+        Raises:
+            Rejected: there are ids in it that are none.
+        """
+        self.deal = {**deal, "assignedById": user_of(deal)}
+        try:
+            self.source_cards = cards_of(deal)
+            self.rows = [{**row, **{name: sum(ids(row.get(name))[:1]) for name in _IDS_OF_A_ROW}} for row in rows]
+        except Unusable:
+            raise Rejected("deal_unreadable") from None
 
     def learn(self, effect: Effect) -> None:
         """Take over what the ledger knows of the deal."""

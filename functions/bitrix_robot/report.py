@@ -39,6 +39,7 @@ def failure_text(texts: Bitrix24Texts, transfer: Transfer, refusal: Rejected) ->
         "wrong_stage": texts.wrong_stage,
         "deal_not_found": texts.deal_not_found,
         "came_from_hub": texts.came_from_hub,
+        "deal_unreadable": texts.deal_unreadable,
         "gave_up": texts.gave_up,
     }
     match refusal:
@@ -93,7 +94,7 @@ class Reporter:
                 continue
             if transfer not in told:
                 # The comment is the last: where it is, the notification has been sent.
-                if responsible := int(transfer.deal.get("assignedById") or 0):
+                if responsible := transfer.deal.get("assignedById"):
                     tag = f"CRM_RELAY|{transfer.order.transfer}"
                     writes[transfer, "notification"] = reports.notify(responsible, text, tag=tag)
                 writes[transfer, "comment"] = reports.add_comment(transfer.order.deal, text)

@@ -1,12 +1,12 @@
 """BitrixQueue: carry deals to the hub, many a request: read, map, create, rows, files, report; each step once."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any
 
-from bitrix_robot.cards import Cards, Gone, cards_of
+from bitrix_robot.cards import Cards, Gone, SourceCard, still_there
 from bitrix_robot.deal import Standing, Transfer
 from bitrix_robot.files import FileCarrier
 from bitrix_robot.mapping import came_from, changes, hub_deal, hub_rows, marker, user_ids
@@ -15,7 +15,7 @@ from bitrix_robot.order import Order, read_order
 from bitrix_robot.portal import expect, http_client, portal
 from bitrix_robot.report import Reporter, missing
 from crm_relay.bitrix24 import items, products
-from crm_relay.bitrix24.client import APPEARS_WITHIN, DEADLINE, PAGE, Operation, Refused
+from crm_relay.bitrix24.client import APPEARS_WITHIN, DEADLINE, PAGE, Operation, Refused, row_id
 from crm_relay.bitrix24.items import DEAL, Item, item_name
 from crm_relay.delivery.attempt import Task, Try, attempt
 from crm_relay.delivery.envelope import Envelope
@@ -24,7 +24,7 @@ from crm_relay.delivery.runtime import Runtime, prepare, runtime
 from crm_relay.delivery.worker import LambdaContext, Worker, lease
 from crm_relay.http_api import Event
 from crm_relay.observability import log_failure, needs_attention, observed
-from crm_relay.outcomes import NotExecuted, Outcome, OutcomeUnknown, Rejected
+from crm_relay.outcomes import NotExecuted, Outcome, OutcomeUnknown, Rejected, Unreachable
 from crm_relay.settings import Bitrix24Route
 
 TOGETHER = 50
@@ -146,8 +146,7 @@ class _Carrier:
             partial(self._claim_all, lease=lease),
             self._end_repeated,
             self._map,
-            self._look_up,
-            partial(self._carry_cards, lease=lease),
+            partial(self._look_up, lease=lease),
             self._create,
             self._update,
             self._set_rows,
@@ -223,8 +222,9 @@ class _Carrier:
         answers = self._source.do_all(reads)
         for transfer in transfers:
             with transfer.guarded():
-                transfer.deal = _present(answers[transfer, "deal"])
-                transfer.rows = self._all_rows(transfer, expect(answers[transfer, "rows"]))
+                deal = _present(answers[transfer, "deal"])
+                transfer.deal = {"id": deal["id"]}  # there is somebody to tell of what may come now
+                transfer.read(deal, self._all_rows(transfer, expect(answers[transfer, "rows"])))
                 if came_from(transfer.deal) == self._hub.settings.member_id:
                     raise Rejected("came_from_hub")
 
@@ -232,6 +232,8 @@ class _Carrier:
         rows = page = first
         while len(page) == PAGE:
             page = self._source.do(products.deal_rows(transfer.order.deal, start=len(rows)))
+            if page and row_id(page[-1]) <= row_id(rows[-1]):
+                raise Unreachable("list_out_of_order")
             rows = rows + page
         return rows
 
@@ -239,8 +241,8 @@ class _Carrier:
         """Find the stage of the route that each deal is in, or was in last; others go no further."""
         elsewhere = []
         for transfer in transfers:
-            if transfer.deal.get("stageId") in self._route.stages:
-                transfer.stage = transfer.deal["stageId"]
+            if (stage := str(transfer.deal.get("stageId"))) in self._route.stages:
+                transfer.stage = stage
             else:
                 elsewhere.append(transfer)
         stages = list(self._route.stages)
@@ -254,7 +256,7 @@ class _Carrier:
             with transfer.guarded():
                 past = expect(answer)
                 if past:
-                    transfer.stage = str(past[-1]["STAGE_ID"])
+                    transfer.stage = str(past[-1].get("STAGE_ID"))
                 elif transfer.order.expected:
                     raise Rejected("wrong_stage")
                 else:
@@ -278,9 +280,7 @@ class _Carrier:
         """Make of each deal what it is to be in the hub."""
         source, hub = self._source.definitions(), self._hub.definitions()
         self._matches.learn_users(id_ for each in transfers for id_ in user_ids(self._route, each.deal, source))
-        self._matches.learn_products(
-            int(row["productId"]) for each in transfers for row in each.rows if row.get("productId")
-        )
+        self._matches.learn_products(row["productId"] for each in transfers for row in each.rows if row["productId"])
         for transfer in transfers:
             with transfer.guarded():
                 transfer.wanted = hub_deal(
@@ -298,12 +298,15 @@ class _Carrier:
 
     # What is written into the hub
 
-    def _look_up(self, transfers: Sequence[Transfer]) -> None:
-        """Find the hub's deals that earlier tries have made, told or not."""
-        searches = {transfer: self._search(transfer) for transfer in transfers if transfer.is_new}
-        for transfer, answer in self._hub.do_all(searches).items():
+    def _look_up(self, transfers: Sequence[Transfer], *, lease: int) -> None:
+        """Find the hub's deals that earlier tries have made, told or not, and for others their contacts and company."""
+        new = [transfer for transfer in transfers if transfer.is_new]
+        known = self._cards.known(self._cards_of(new))
+        reads: dict[Any, Operation[list[Item]]] = {transfer: self._search(transfer) for transfer in new}
+        answers = self._hub.do_all(reads | self._cards.checks(known))
+        for transfer in new:
             with transfer.guarded():
-                found = expect(answer)
+                found = expect(answers[transfer])
                 if len(found) > 1:
                     needs_attention("deal doubled in the hub", key=transfer.order.transfer, times=len(found))
                 if found:
@@ -312,15 +315,23 @@ class _Carrier:
                 elif (wait := transfer.notes.get("creating", 0) + APPEARS_WITHIN - self._hub.now()) > 0:
                     raise NotExecuted("deal_may_still_appear", retry_after=wait)
 
-    def _carry_cards(self, transfers: Sequence[Transfer], *, lease: int) -> None:
-        """Find or create contacts and companies in the hub."""
+        self._carry_cards(
+            [transfer for transfer in new if transfer.going and transfer.is_new],
+            still_there(known, answers),
+            lease=lease,
+        )
+
+    def _cards_of(self, transfers: Sequence[Transfer]) -> list[SourceCard]:
         if self._route.contacts != "find_or_create":
-            return
-        wanted = {transfer: cards_of(transfer.deal) for transfer in transfers if transfer.is_new}
-        found = self._cards.found_or_created((card for cards in wanted.values() for card in cards), lease=lease)
-        for transfer, cards in wanted.items():
+            return []
+        return list(dict.fromkeys(card for transfer in transfers for card in transfer.source_cards))
+
+    def _carry_cards(self, transfers: Sequence[Transfer], known: Mapping[SourceCard, int], *, lease: int) -> None:
+        """Find or create contacts and companies in the hub."""
+        found = self._cards.found_or_created(self._cards_of(transfers), known, lease=lease)
+        for transfer in transfers:
             with transfer.guarded():
-                for card in cards:
+                for card in self._cards_of([transfer]):
                     match found[card]:
                         case Gone():
                             pass

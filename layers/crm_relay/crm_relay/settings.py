@@ -286,6 +286,7 @@ class Bitrix24Texts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rows_missing: str = "Не перенесены товары"
     wrong_stage: str = "сделка не была на стадии, с которой её передают"
     deal_not_found: str = "сделки нет или к ней нет доступа"
+    deal_unreadable: str = "в сделке есть то, чего мы не понимаем"
     came_from_hub: str = "сделка сама пришла из ЕСБ"
     body_refused: str = "веб-сервер или защитный экран портала не пропустил данные сделки"
 

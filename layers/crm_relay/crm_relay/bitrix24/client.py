@@ -250,6 +250,16 @@ def number(value: Any) -> int:
     return value
 
 
+def ids(value: Any) -> list[int]:
+    """Return the ids in a field: one, several, or none.
+
+    Raises:
+        Unusable: there is something else among them.
+    """
+    found = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    return [number(each) for each in found if each not in (None, False, "", 0, "0", [])]
+
+
 def row_id(row: Mapping[str, Any]) -> int:
     """Return the id of a row, which is `id` in new methods and `ID` in old ones.
 

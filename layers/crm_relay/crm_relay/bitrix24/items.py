@@ -7,7 +7,7 @@ All functions return operations for `client.call` and `client.batch`.
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from crm_relay.bitrix24.client import Operation, Unusable, mapping, number, row_id, rows
+from crm_relay.bitrix24.client import PAGE, Operation, Unusable, mapping, number, row_id, rows
 
 DEAL = 2
 CONTACT = 3
@@ -60,6 +60,12 @@ def list_after(
         **_ORIGINAL_NAMES,
     }
     return Operation("crm.item.list", params, lambda result: _rows_of(result, "items"))
+
+
+def present(kind: int, item_ids: Sequence[int]) -> Operation[list[Item]]:
+    """Read which of at most 50 items there are: `id`. Who was merged into another is there no more."""
+    assert 0 < len(item_ids) <= PAGE
+    return list_after(kind, 0, filters={"@id": list(item_ids)}, select=("id",))
 
 
 def find_by_origin(kind: int, originator_id: str, origin_id: str) -> Operation[list[Item]]:
