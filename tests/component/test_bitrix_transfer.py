@@ -705,14 +705,14 @@ def nothing() -> None:
     """Let it be."""
 
 
-def test_d04_a_process_killed_anywhere_carries_the_deal_once() -> None:
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_d04_a_process_killed_anywhere_carries_the_deal_once(after: bool) -> None:
     """D04: before and after each call to the table, the queue, the bus and both portals; the sweep finds lost calls."""
     calls = play(by_robot, 0, nothing, after=False)
     assert {"store.put", "store.get", "queue.send", "bus.publish"} <= set(calls)
     assert sum(call.startswith(("POST", "GET")) for call in calls) > 12
     for place in range(1, len(calls) + 1):
-        for after in (False, True):
-            play(by_robot, place, die, after=after)
+        play(by_robot, place, die, after=after)
 
 
 @pytest.mark.parametrize("answer", [NEVER, RESET], ids=["time-out", "reset"])
