@@ -122,6 +122,11 @@ class Transfer:
         self.standing = Standing.OURS
         self.hold(claim)
 
+    def begin_anew(self) -> None:
+        """Forget what was done, since it is not there any more. Raises as `mark`."""
+        self.hub_deal = 0
+        self.mark(hub_deal=0, creating=0, rows_set=False, files={}, files_left=[])
+
     def hold(self, claim: Claim) -> None:
         """Go on under a claim, with what its notes tell."""
         self.claim = claim

@@ -39,6 +39,7 @@ def failure_text(texts: Bitrix24Texts, transfer: Transfer, refusal: Rejected) ->
         "wrong_stage": texts.wrong_stage,
         "deal_not_found": texts.deal_not_found,
         "came_from_hub": texts.came_from_hub,
+        "deleted_in_hub": texts.deleted_in_hub,
         "deal_unreadable": texts.deal_unreadable,
         "gave_up": texts.gave_up,
     }

@@ -20,6 +20,7 @@ from crm_relay.bitrix24.items import DEAL, Item, item_name
 from crm_relay.delivery.attempt import Task, Try, attempt
 from crm_relay.delivery.envelope import Envelope
 from crm_relay.delivery.ledger import Busy, Claim, Effect, Fenced, Ledger
+from crm_relay.delivery.ports import Ports
 from crm_relay.delivery.runtime import Runtime, prepare, runtime
 from crm_relay.delivery.worker import LambdaContext, Worker, lease
 from crm_relay.http_api import Event
@@ -83,7 +84,10 @@ def _transfer(relay: Runtime, tasks: Sequence[Task], *, until: float, lease: int
     transfers = [_of(task) for task in tasks]
     for route, some in _by_route(transfers):
         try:
-            _carrier(relay, route).carry(some, until=until, lease=lease)
+            if route in relay.settings.bitrix24.routes:
+                _carrier(relay, route).carry(some, until=until, lease=lease)
+            else:
+                _refuse_without_route(relay, some)
         except Exception as failure:  # noqa: BLE001 (one route's trouble is not another's)
             _fail(some, failure)
     for task, transfer in zip(tasks, transfers, strict=True):
@@ -91,6 +95,18 @@ def _transfer(relay: Runtime, tasks: Sequence[Task], *, until: float, lease: int
             task.fail(transfer.failure)
         else:
             task.done(transfer.result or {})
+
+
+def _refuse_without_route(relay: Runtime, transfers: Sequence[Transfer]) -> None:
+    """Refuse deals whose route was taken out of relay.toml while they waited; who waits for them goes on."""
+    gone = Rejected("route_gone")
+    _fail(transfers, gone)
+    needs_attention("route is gone", route=transfers[0].order.route, deals=len(transfers))
+    source = portal(relay, transfers[0].order.portal)
+    Reporter(relay.ports, source, relay.settings.bitrix24.texts).tell_failure(dict.fromkeys(transfers, gone))
+    for transfer in transfers:
+        if transfer.failure is gone:
+            _publish(relay.ports, "DealTransferFailed", transfer, reason=gone.reason)
 
 
 def _farewell(relay: Runtime, tasks: Sequence[Task], *, until: float, lease: int) -> None:
@@ -222,7 +238,7 @@ class _Carrier:
         answers = self._source.do_all(reads)
         for transfer in transfers:
             with transfer.guarded():
-                deal = _present(answers[transfer, "deal"])
+                deal = _present(answers[transfer, "deal"], else_="deal_not_found")
                 transfer.deal = {"id": deal["id"]}  # there is somebody to tell of what may come now
                 transfer.read(deal, self._all_rows(transfer, expect(answers[transfer, "rows"])))
                 if came_from(transfer.deal) == self._hub.settings.member_id:
@@ -301,9 +317,19 @@ class _Carrier:
     def _look_up(self, transfers: Sequence[Transfer], *, lease: int) -> None:
         """Find the hub's deals that earlier tries have made, told or not, and for others their contacts and company."""
         new = [transfer for transfer in transfers if transfer.is_new]
+        begun = [transfer for transfer in transfers if not (transfer.is_new or transfer.is_carried)]
         known = self._cards.known(self._cards_of(new))
         reads: dict[Any, Operation[list[Item]]] = {transfer: self._search(transfer) for transfer in new}
+        reads |= {transfer: items.present(DEAL, [transfer.hub_deal]) for transfer in begun}
         answers = self._hub.do_all(reads | self._cards.checks(known))
+        for answer in answers.values():
+            if isinstance(answer, Refused):  # of what holds nothing but ids: it is nothing about a deal
+                raise answer
+        for transfer in begun:
+            with transfer.guarded():
+                if not expect(answers[transfer]):
+                    transfer.begin_anew()
+                    raise NotExecuted("half_a_deal_was_deleted", retry_after=_BUSY)
         for transfer in new:
             with transfer.guarded():
                 found = expect(answers[transfer])
@@ -369,7 +395,7 @@ class _Carrier:
         return marker(self._source.settings.member_id, "deal", transfer.order.deal, self._name)
 
     def _update(self, transfers: Sequence[Transfer]) -> None:
-        """Bring deals up to date that were carried before: the fields that differ."""
+        """Bring deals up to date that were carried before, and are still there: the fields that differ."""
         carried = [transfer for transfer in transfers if transfer.is_carried]
         present = self._hub.do_all({transfer: items.get(DEAL, transfer.hub_deal) for transfer in carried})
         definitions = self._hub.definitions() if carried else {}
@@ -378,7 +404,8 @@ class _Carrier:
         for transfer, answer in present.items():
             with transfer.guarded():
                 assert transfer.wanted is not None
-                changed = changes(transfer.wanted, expect(answer), definitions, except_for=differs_each_time)
+                there = _present(answer, else_="deleted_in_hub")
+                changed = changes(transfer.wanted, there, definitions, except_for=differs_each_time)
                 if changed:
                     writes[transfer] = items.update(DEAL, transfer.hub_deal, changed)
         for transfer, updated in self._hub.do_all(writes).items():
@@ -429,7 +456,7 @@ class _Carrier:
                 transfer.result = {"hub_deal": transfer.hub_deal, "repeated": True}
             else:
                 assert transfer.claim is not None
-                self._publish("DealTransferred", transfer, hub_deal=transfer.hub_deal)
+                _publish(self._ports, "DealTransferred", transfer, hub_deal=transfer.hub_deal)
                 transfer.claim.confirm({"hub_deal": transfer.hub_deal})
                 transfer.result = {"hub_deal": transfer.hub_deal}
 
@@ -453,16 +480,11 @@ class _Carrier:
         reason = refusal.reason
         with transfer.guarded():
             if not transfer.hub_deal:
-                self._publish("DealTransferFailed", transfer, reason=reason)
+                _publish(self._ports, "DealTransferFailed", transfer, reason=reason)
                 return
             facts = {"reason": reason, "hub_deal": transfer.hub_deal, "missing": missing(transfer)}
-            self._publish("DealTransferFailed", transfer, **facts)
+            _publish(self._ports, "DealTransferFailed", transfer, **facts)
             needs_attention("deal is not whole in the hub", key=transfer.order.transfer, **facts)
-
-    def _publish(self, detail_type: str, transfer: Transfer, **facts: object) -> None:
-        order = transfer.order
-        name = {"id": f"{order.transfer}#{transfer.execution}", "portal": order.portal}
-        self._ports.bus.publish(detail_type, {**name, "deal": order.deal, "route": order.route, **facts})
 
     def _mark(self, transfers: Sequence[Transfer], **notes: Any) -> None:
         def mark(transfer: Transfer) -> None:
@@ -474,17 +496,20 @@ class _Carrier:
 
 @lru_cache(maxsize=16)
 def _carrier(relay: Runtime, route: str) -> _Carrier:
-    settings = relay.settings.bitrix24.routes.get(route)
-    if settings is None:
-        raise Rejected("route_gone")
-    return _Carrier(relay, route, settings)
+    return _Carrier(relay, route, relay.settings.bitrix24.routes[route])
 
 
-def _present(answer: Item | Outcome) -> Item:
+def _present(answer: Item | Outcome, *, else_: str) -> Item:
     try:
         return expect(answer)
     except Refused as refusal:
-        raise Rejected("deal_not_found") if refusal.reason == "not_found" else refusal from None
+        raise Rejected(else_) if refusal.reason == "not_found" else refusal from None
+
+
+def _publish(ports: Ports, detail_type: str, transfer: Transfer, **facts: object) -> None:
+    order = transfer.order
+    name = {"id": f"{order.transfer}#{transfer.execution}", "portal": order.portal}
+    ports.bus.publish(detail_type, {**name, "deal": order.deal, "route": order.route, **facts})
 
 
 def _fail(transfers: Sequence[Transfer], failure: Exception) -> None:

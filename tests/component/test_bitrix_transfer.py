@@ -89,6 +89,11 @@ class Office:
         order = Order("partner", deal_id, "main", expected=True, event_token=event_token)
         self.relay.queues["deals"].send(order.envelope(call=name, now=self.relay.clock.now).encode())
 
+    def robot(self, token: str, deal_id: int = 1) -> None:
+        """A robot of an app stops in a deal until it is answered."""
+        robot = Robot(APP, "send_to_hub", "", 1, True, (), ("status", "esb_deal_id"))
+        self.partner.hooks.runs[token] = RobotRun(robot, deal_id, token)
+
     def work_beside(self) -> None:
         """Let another process work off what is in the queue, in the middle of what one does."""
         first = self.relay._runtimes
@@ -450,6 +455,49 @@ def test_rows_that_the_hub_refuses_cost_no_files_and_are_told_of_with_the_hubs_i
     assert office.relay.store.attention("NEEDS_RECONCILE", limit=9) == []
 
 
+def test_half_a_deal_that_somebody_deletes_in_the_hub_is_made_anew_by_a_later_call(office: Office) -> None:
+    """Whole, with the files that the first had already."""
+    mended = office.refuse(office.hub, "crm.item.productrow.set", "100", "Не та ставка НДС")
+    deal = add_whole_deal(office.partner)
+    office.partner.move(deal.id, READY)
+    office.over()
+    office.hub.items.delete(office.carried, 1)
+    mended()
+    office.call("later")
+    office.over()
+    assert office.carried.id == 2
+    assert len(office.carried.rows) == 3
+    assert office.files("UF_CRM_CONTRACT_FILE")
+    assert office.files("UF_CRM_PHOTOS")
+    assert office.comments()[1:] == ["✅ Сделка #1 передана в ЕСБ, №2"]
+
+
+def test_a_hub_in_which_nobody_can_look_for_markers_is_no_deals_refusal(office: Office) -> None:
+    """Its list does not take them for a filter: nothing is made blindly, and an operator is called."""
+    office.hub.switches.origin_can_be_filtered = False
+    office.ready()
+    office.relay.run(60)
+    assert not office.hub.deals
+    assert office.comments() == []
+    assert office.attention() == ["transfers are refused"]
+    office.hub.switches.origin_can_be_filtered = True
+    office.over()
+    assert office.comments() == [TRANSFERRED]
+
+
+def test_a_route_that_was_taken_away_answers_its_robot(office: Office) -> None:
+    """A call for it waited in the queue."""
+    office.partner.portal = replace(office.partner.portal, webhook_robots=())
+    office.deal(stageId=READY)
+    office.robot("first")
+    office.call("first", event_token="first")
+    office.relay.configure("bitrix24", routes={})
+    office.over()
+    assert [run.returned for run in office.partner.robot_results] == [{"status": "failed", "esb_deal_id": ""}]
+    assert [event["reason"] for event in office.told("DealTransferFailed")] == ["route_gone"]
+    assert office.attention() == ["route is gone"]
+
+
 def test_a_deal_that_is_deleted_when_the_hub_has_half_of_it_is_told_of_with_the_hubs_id(office: Office) -> None:
     """Nobody is left to read a comment; a robot, subscribers and an operator are."""
     deal = add_whole_deal(office.partner)
@@ -495,8 +543,7 @@ def test_a_deal_that_is_given_up_is_told_of_once(office: Office) -> None:
     office.hub.faults.add(faults.Reset(times=None, probability=0.999_999))
     office.deal(stageId=READY, assignedById=7)
     for token in ("first", "second"):
-        robot = Robot(APP, "send_to_hub", "", 1, True, (), ("status", "esb_deal_id"))
-        office.partner.hooks.runs[token] = RobotRun(robot, 1, token)
+        office.robot(token)
         office.call(token, event_token=token)
     office.relay.run(3 * 86_400)
     said = "❌ Сделка #1 не передана в ЕСБ: долго не удавалось, больше не пробуем; нужна помощь администратора"
@@ -595,6 +642,18 @@ def test_of_two_calls_at_once_the_later_values_stay(office: Office, known: bool)
     office.over()
     assert office.carried["title"] == "Три"
     assert not office.relay.store.attention("WAITING", limit=9)
+
+
+def test_a_deal_that_the_hub_has_deleted_is_not_brought_up_to_date(office: Office) -> None:
+    """Somebody there has meant it: people of the source are told."""
+    office.route(on_repeat="update")
+    office.ready()
+    office.over()
+    office.hub.items.delete(office.carried, 1)
+    office.call("later")
+    office.over()
+    assert not office.hub.deals
+    assert office.comments()[1:] == ["❌ Сделка #1 передана в ЕСБ не полностью, №1: в ЕСБ её удалили"]
 
 
 def test_two_deals_with_one_marker_are_reported_and_the_first_is_kept(office: Office) -> None:

@@ -288,6 +288,7 @@ class Bitrix24Texts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deal_not_found: str = "сделки нет или к ней нет доступа"
     deal_unreadable: str = "в сделке есть то, чего мы не понимаем"
     came_from_hub: str = "сделка сама пришла из ЕСБ"
+    deleted_in_hub: str = "в ЕСБ её удалили"
     body_refused: str = "веб-сервер или защитный экран портала не пропустил данные сделки"
 
     gave_up: str = "долго не удавалось, больше не пробуем; нужна помощь администратора"
