@@ -86,7 +86,7 @@ class Transfer:
     @property
     def lacks_rows(self) -> bool:
         """Whether its deal is in the hub without the rows that it is to have."""
-        return bool(self.rows) and not self.notes.get("rows_set")
+        return bool(self.rows) and not (self.is_carried or self.notes.get("rows_set"))
 
     @contextmanager
     def guarded(self) -> Iterator[None]:

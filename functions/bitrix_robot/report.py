@@ -52,7 +52,8 @@ def failure_text(texts: Bitrix24Texts, transfer: Transfer, refusal: Rejected) ->
             reason = own.get(refusal.reason, refusal.reason)
     if not transfer.hub_deal:
         return texts.failed.format(id=transfer.order.deal, reason=reason)
-    lines = [texts.incomplete.format(id=transfer.order.deal, hub_id=transfer.hub_deal, reason=reason)]
+    half = texts.not_updated if transfer.is_carried else texts.incomplete
+    lines = [half.format(id=transfer.order.deal, hub_id=transfer.hub_deal, reason=reason)]
     if transfer.lacks_rows:
         lines.append(texts.rows_missing)
     if files := not_carried(transfer):

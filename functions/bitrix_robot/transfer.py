@@ -87,7 +87,7 @@ def _transfer(relay: Runtime, tasks: Sequence[Task], *, until: float, lease: int
             if route in relay.settings.bitrix24.routes:
                 _carrier(relay, route).carry(some, until=until, lease=lease)
             else:
-                _refuse_without_route(relay, some)
+                _refuse_without_route(relay, some, until)
         except Exception as failure:  # noqa: BLE001 (one route's trouble is not another's)
             _fail(some, failure)
     for task, transfer in zip(tasks, transfers, strict=True):
@@ -97,12 +97,13 @@ def _transfer(relay: Runtime, tasks: Sequence[Task], *, until: float, lease: int
             task.done(transfer.result or {})
 
 
-def _refuse_without_route(relay: Runtime, transfers: Sequence[Transfer]) -> None:
+def _refuse_without_route(relay: Runtime, transfers: Sequence[Transfer], until: float) -> None:
     """Refuse deals whose route was taken out of relay.toml while they waited; who waits for them goes on."""
     gone = Rejected("route_gone")
     _fail(transfers, gone)
     needs_attention("route is gone", route=transfers[0].order.route, deals=len(transfers))
     source = portal(relay, transfers[0].order.portal)
+    source.until = until
     Reporter(relay.ports, source, relay.settings.bitrix24.texts).tell_failure(dict.fromkeys(transfers, gone))
     for transfer in transfers:
         if transfer.failure is gone:
@@ -465,9 +466,10 @@ class _Carrier:
         awaited = [each for each in transfers if each.order.expected or each.stage or each.hub_deal]
         refusals = {each: each.failure for each in awaited if isinstance(each.failure, Rejected)}
         unclaimed = [transfer for transfer in refusals if transfer.claim is None]
-        self._ports.parallel(partial(self._claim, lease), [each for each in unclaimed if each.hub_deal])
+        begun = [transfer for transfer in unclaimed if transfer.hub_deal and not transfer.is_carried]
+        self._ports.parallel(partial(self._claim, lease), begun)
         # What was never begun must stay unknown to the sweep.
-        self._ports.parallel(partial(self._take_turn, lease), [each for each in unclaimed if not each.hub_deal])
+        self._ports.parallel(partial(self._take_turn, lease), [each for each in unclaimed if each not in begun])
         try:
             self._reporter.tell_failure({each: why for each, why in refusals.items() if each.failure is why})
         except Exception as failure:  # noqa: BLE001 (who was not told is told at the next try)
@@ -475,16 +477,15 @@ class _Carrier:
         # What is given up has no other try: its subscribers are told even where its people cannot be.
         told = {each: why for each, why in refusals.items() if each.failure is why or isinstance(why, GaveUp)}
         self._ports.parallel(lambda refused: self._publish_failure(*refused), list(told.items()))
+        for transfer, refusal in told.items():
+            if transfer.hub_deal and not transfer.is_carried:
+                facts = {"hub_deal": transfer.hub_deal, "missing": missing(transfer), "reason": refusal.reason}
+                needs_attention("deal is not whole in the hub", key=transfer.order.transfer, **facts)
 
     def _publish_failure(self, transfer: Transfer, refusal: Rejected) -> None:
-        reason = refusal.reason
+        there = {"hub_deal": transfer.hub_deal, "missing": missing(transfer)} if transfer.hub_deal else {}
         with transfer.guarded():
-            if not transfer.hub_deal:
-                _publish(self._ports, "DealTransferFailed", transfer, reason=reason)
-                return
-            facts = {"reason": reason, "hub_deal": transfer.hub_deal, "missing": missing(transfer)}
-            _publish(self._ports, "DealTransferFailed", transfer, **facts)
-            needs_attention("deal is not whole in the hub", key=transfer.order.transfer, **facts)
+            _publish(self._ports, "DealTransferFailed", transfer, reason=refusal.reason, **there)
 
     def _mark(self, transfers: Sequence[Transfer], **notes: Any) -> None:
         def mark(transfer: Transfer) -> None:

@@ -575,6 +575,22 @@ def test_half_a_deal_that_is_given_up_is_told_of_with_the_hubs_id(office: Office
     assert (event["hub_deal"], event["missing"]) == (1, ["rows", "files"])
 
 
+def test_an_update_that_is_given_up_is_told_of_too(office: Office) -> None:
+    """The deal is in the hub, as it was before; the robot goes on."""
+    office.route(on_repeat="update")
+    deal = add_whole_deal(office.partner)
+    office.partner.move(deal.id, READY)
+    office.over()
+    office.hub.faults.add(faults.Reset(times=None, probability=0.999_999))
+    office.robot("later")
+    office.call("later", event_token="later")
+    office.relay.run(3 * 86_400)
+    reason = "долго не удавалось, больше не пробуем; нужна помощь администратора"
+    assert office.comments()[1:] == [f"❌ Сделка #1 не обновлена в ЕСБ, №1: {reason}"]
+    assert [run.returned for run in office.partner.robot_results] == [{"status": "failed", "esb_deal_id": "1"}]
+    assert [event["reason"] for event in office.told("DealTransferFailed")] == ["gave_up"]
+
+
 def test_where_nobody_can_be_told_of_a_deal_that_is_given_up_subscribers_are(office: Office) -> None:
     """The portal that asked is down."""
     office.ready()
@@ -653,7 +669,7 @@ def test_a_deal_that_the_hub_has_deleted_is_not_brought_up_to_date(office: Offic
     office.call("later")
     office.over()
     assert not office.hub.deals
-    assert office.comments()[1:] == ["❌ Сделка #1 передана в ЕСБ не полностью, №1: в ЕСБ её удалили"]
+    assert office.comments()[1:] == ["❌ Сделка #1 не обновлена в ЕСБ, №1: в ЕСБ её удалили"]
 
 
 def test_two_deals_with_one_marker_are_reported_and_the_first_is_kept(office: Office) -> None:

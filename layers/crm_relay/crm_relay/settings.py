@@ -280,6 +280,7 @@ class Bitrix24Texts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     transferred: str = "✅ Сделка #{id} передана в ЕСБ, №{hub_id}"
     failed: str = "❌ Сделка #{id} не передана в ЕСБ: {reason}"
     incomplete: str = "❌ Сделка #{id} передана в ЕСБ не полностью, №{hub_id}: {reason}"
+    not_updated: str = "❌ Сделка #{id} не обновлена в ЕСБ, №{hub_id}: {reason}"
     fields_left: str = "Не перенесены поля: {names}"
     rows_left: str = "Товары без соответствия в каталоге: {names}"
     files_left: str = "Не перенесены файлы: {names}"
@@ -296,7 +297,8 @@ class Bitrix24Texts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         _check_template("transferred", self.transferred, ("id", "hub_id"))
         _check_template("failed", self.failed, ("id", "reason"))
-        _check_template("incomplete", self.incomplete, ("id", "hub_id", "reason"))
+        for name in ("incomplete", "not_updated"):
+            _check_template(name, getattr(self, name), ("id", "hub_id", "reason"))
         for name in ("fields_left", "rows_left", "files_left"):
             _check_template(name, getattr(self, name), ("names",))
 
