@@ -233,18 +233,24 @@ class Cards:
             if values := communications(search.item, way)[:MOST_VALUES]:
                 lookups[way] = items.find_by_communication(way, values, _ENTITIES[search.card.kind])
         if search.claim.in_doubt or not lookups:
-            marked = self._marker(search)
-            lookups["marker"] = items.find_by_origin(search.kind, marked["originatorId"], marked["originId"])
+            lookups["marker"] = self._by_marker(search)
         return lookups
 
     def _create(self, searches: Sequence[_Search]) -> None:
         self._matches.learn_users(search.item["assignedById"] for search in searches if search.item["assignedById"])
         self._ports.parallel(partial(_announce, int(self._hub.now())), [each for each in searches if each.came is None])
-        answers = self._hub.do_all(
-            {search: items.add(search.kind, self._fields(search)) for search in searches if search.came is None}
-        )
+        additions = {search: items.add(search.kind, self._fields(search)) for search in searches if search.came is None}
+        answers = self._hub.do_all(additions, made=self._made)
         for search, answer in answers.items():
             search.came = answer if isinstance(answer, Outcome) else int(answer["id"])
+
+    def _made(self, searches: Sequence[_Search]) -> dict[_Search, Item | Outcome]:
+        found = self._hub.do_all({search: self._by_marker(search) for search in searches})
+        return {each: hit if isinstance(hit, Outcome) else hit[0] for each, hit in found.items() if hit}
+
+    def _by_marker(self, search: _Search) -> Operation[list[Item]]:
+        marked = self._marker(search)
+        return items.find_by_origin(search.kind, marked["originatorId"], marked["originId"])
 
     def _fields(self, search: _Search) -> dict[str, Any]:
         return hub_card(

@@ -1,7 +1,7 @@
 """One portal of Bitrix24 for all its requests: how we get in, its limits, and what its fields and users are."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache, partial
 from itertools import batched, chain
@@ -38,6 +38,9 @@ _NEEDS_SECONDS = 10
 """Seconds that a request is given at least, with its wait for a slot: what is cut off leaves doubts behind."""
 _RESPONSE_LIMIT = 32 * 1024 * 1024
 """Bytes: fifty deals with hundreds of custom fields are more than the client takes by default."""
+
+
+type _Made[K, T] = Callable[[Sequence[K]], dict[K, T | Outcome]]
 
 
 class Portal:
@@ -105,28 +108,37 @@ class Portal:
         """Do one operation; raises what `run` does."""
         return self.run(lambda access: call(access, operation, now=self.now()))
 
-    def do_all[K, T](self, operations: Mapping[K, Operation[T]]) -> dict[K, T | Outcome]:
+    def do_all[K, T](
+        self, operations: Mapping[K, Operation[T]], *, made: _Made[K, T] | None = None
+    ) -> dict[K, T | Outcome]:
         """Do operations, fifty a request, in their order; return each one's result or outcome under its key.
+
+        Args:
+            operations: what to do.
+            made: looks which of what the operations make is there, before they are done a second time: who sends a
+                page in the place of an answer may do so when all is done.
 
         Raises:
             NotConfigured, StorageError: as `run`.
         """
         answers: dict[K, T | Outcome] = {}
         for keys in batched(operations, BATCH):
-            answers |= self._together({key: operations[key] for key in keys})
+            answers |= self._together({key: operations[key] for key in keys}, made)
         return answers
 
-    def _together[K, T](self, operations: Mapping[K, Operation[T]]) -> dict[K, T | Outcome]:
+    def _together[K, T](self, operations: Mapping[K, Operation[T]], made: _Made[K, T] | None) -> dict[K, T | Outcome]:
         """Do operations in one request; in two, where the web server does not let the body of one through."""
         labelled = {f"n{place}": operation for place, operation in enumerate(operations.values())}
         try:
             told = self.run(partial(_batch, labelled, self.now()))
             return dict(zip(operations, told.values(), strict=True))
         except BodyRefused as refusal:
-            if len(operations) == 1:
-                return dict.fromkeys(operations, refusal)
-            halves = batched(operations.items(), math.ceil(len(operations) / 2))
-            return dict(chain.from_iterable(self._together(dict(half)).items() for half in halves))
+            there = made(list(operations)) if made else {}
+            others = {key: operation for key, operation in operations.items() if key not in there}
+            if len(operations) == 1 or not others:
+                return dict.fromkeys(others, refusal) | there
+            halves = batched(others.items(), math.ceil(len(others) / 2))
+            return dict(chain.from_iterable(self._together(dict(half), made).items() for half in halves)) | there
         except Outcome as outcome:
             return dict.fromkeys(operations, outcome)
 

@@ -375,7 +375,8 @@ class _Carrier:
         """Create the deals, each with its marker."""
         new = [transfer for transfer in transfers if transfer.is_new]
         self._mark(new, creating=int(self._hub.now()))
-        answers = self._hub.do_all({transfer: self._creation(transfer) for transfer in new if transfer.going})
+        creations = {transfer: self._creation(transfer) for transfer in new if transfer.going}
+        answers = self._hub.do_all(creations, made=self._made)
         for transfer, answer in answers.items():
             with transfer.guarded():
                 transfer.hub_deal = int(expect(answer)["id"])
@@ -383,6 +384,10 @@ class _Carrier:
         self._mark([transfer for transfer in answers if transfer.going])
         surely_not = [each for each in answers if isinstance(each.failure, NotExecuted | Rejected)]
         self._mark(surely_not, creating=0)
+
+    def _made(self, transfers: Sequence[Transfer]) -> dict[Transfer, Item | Outcome]:
+        found = self._hub.do_all({transfer: self._search(transfer) for transfer in transfers})
+        return {each: hit if isinstance(hit, Outcome) else hit[0] for each, hit in found.items() if hit}
 
     def _search(self, transfer: Transfer) -> Operation[list[Item]]:
         marked = self._marker(transfer)

@@ -287,6 +287,28 @@ def test_a_deal_that_a_firewall_does_not_let_through_is_refused_alone(relay: Rel
     assert not relay.queues["deals"].messages
 
 
+def test_a_firewall_that_stops_an_answer_makes_no_second_deal(relay: Relay) -> None:
+    """All is done when the page comes: it is looked up before anything is done again."""
+    handle = relay.hub.handle
+
+    def guarded(request: SandboxRequest) -> SandboxResponse:
+        answer = handle(request)
+        return html_page(403, "Forbidden") if b"<script>" in answer.body and b"item.add" in request.body else answer
+
+    relay.hub.handle = guarded  # type: ignore[method-assign]
+    for place in range(8):
+        contact = relay.partner.add_contact(name="<script>" if place == 3 else "Мария")
+        comments = "<script>" if place == 5 else ""
+        deal = relay.partner.add_deal(
+            title="Окна", comments=comments, contactIds=[contact.id], categoryId=3, stageId="C3:NEW"
+        )
+        relay.partner.move(deal.id, READY)
+    relay.run(60)
+    assert len(relay.hub.deals) == len(relay.hub.contacts) == 8
+    assert all(comment.text.startswith("✅") for comment in relay.partner.comments)
+    assert len(relay.partner.comments) == 8
+
+
 def test_a_firewall_that_lets_nothing_through_pauses_the_hub(relay: Relay) -> None:
     """It is nothing about a deal: an operator is told, nobody else, and all arrive when it opens."""
     closed = True

@@ -69,9 +69,9 @@ def present(kind: int, item_ids: Sequence[int]) -> Operation[list[Item]]:
 
 
 def find_by_origin(kind: int, originator_id: str, origin_id: str) -> Operation[list[Item]]:
-    """Look for the items that carry a marker: `id`, `stageId`, `title`; the lowest id first."""
+    """Look for the items that carry a marker: `id`; the lowest first."""
     filters = {"=originatorId": originator_id, "=originId": origin_id}
-    return list_after(kind, 0, filters=filters, select=("id", "stageId", "title"))
+    return list_after(kind, 0, filters=filters, select=("id",))
 
 
 def add(kind: int, fields: Mapping[str, Any]) -> Operation[Item]:
