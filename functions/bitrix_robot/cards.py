@@ -207,7 +207,8 @@ class Cards:
 
     def _keys(self, search: _Search) -> list[str]:
         kind, item = search.card.kind, search.item
-        values = {f"PHONE#{''.join(filter(str.isdigit, phone))}" for phone in communications(item, "PHONE")}
+        phones = ("".join(filter(str.isdigit, phone)) for phone in communications(item, "PHONE"))
+        values = {f"PHONE#{digits}" for digits in phones if digits}
         values |= {f"EMAIL#{address.casefold()}" for address in communications(item, "EMAIL")}
         digests = sorted(hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest() for value in values)
         return [f"bitrix24.person#{self._hub.name}#{kind}#{digest}" for digest in digests]

@@ -178,7 +178,7 @@ class _Carrier:
 
     def give_up(self, transfers: Sequence[Transfer], *, until: float, lease: int) -> None:
         """Tell people, robots and subscribers that nobody tries any more to carry these deals."""
-        self._source.until = until
+        self._source.until = self._hub.until = until
         self._go([self._find, self._end_repeated, self._read, self._find_stages, self._map], transfers)
         given_up = [transfer for transfer in transfers if not transfer.result]
         for transfer in given_up:
