@@ -1,17 +1,19 @@
 """Contacts and companies in the hub: found by marker, phone or e-mail, or else created; each once."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import batched
 from typing import Any, Literal
 
 from bitrix_robot.mapping import communications, hub_card, marker
 from bitrix_robot.matches import Matches
 from bitrix_robot.portal import Portal, expect
 from crm_relay.bitrix24 import items
-from crm_relay.bitrix24.client import APPEARS_WITHIN, Operation, Refused
+from crm_relay.bitrix24.client import APPEARS_WITHIN, PAGE, Operation, Refused, Unusable, ids, row_id
 from crm_relay.bitrix24.items import COMPANY, CONTACT, MOST_VALUES, Item
-from crm_relay.delivery.ledger import Busy, Claim, Effect, Ledger
+from crm_relay.delivery.ledger import Busy, Claim, Effect, Ledger, State
 from crm_relay.delivery.ports import Ports
 from crm_relay.outcomes import NotExecuted, Outcome, Rejected
 
@@ -41,19 +43,54 @@ class Gone(Rejected):
 
 
 def cards_of(deal: Mapping[str, Any]) -> list[SourceCard]:
-    """Return a deal's contacts, the primary one first, and its company."""
-    contacts = [int(deal.get("contactId") or 0), *map(int, deal.get("contactIds") or ())]
-    company = int(deal.get("companyId") or 0)
-    found = [SourceCard("contact", contact) for contact in dict.fromkeys(contacts) if contact]
-    return found + ([SourceCard("company", company)] if company else [])
+    """Return a deal's contacts, the primary one first, and its company.
+
+    Raises:
+        Unusable: what stands there are no ids.
+    """
+    contacts = dict.fromkeys(ids(deal.get("contactId")) + ids(deal.get("contactIds")))
+    companies = ids(deal.get("companyId"))[:1]
+    return [SourceCard("contact", each) for each in contacts] + [SourceCard("company", each) for each in companies]
+
+
+def user_of(item: Mapping[str, Any]) -> int:
+    """Return who is responsible for an item, 0 if that is nobody or cannot be read."""
+    try:
+        return sum(ids(item.get("assignedById"))[:1])
+    except Unusable:
+        return 0
+
+
+def still_there(known: Mapping[SourceCard, int], answers: Mapping[Any, Any]) -> dict[SourceCard, int]:
+    """Return the known cards that the answers to `Cards.checks` leave; all of those that could not be asked for."""
+    present: dict[CardKind, set[int]] = {"contact": set(), "company": set()}
+    for check, answer in answers.items():
+        if isinstance(check, _Check):
+            asked_in_vain = isinstance(answer, Outcome)
+            present[check.kind] |= set(check.ids) if asked_in_vain else {row_id(item) for item in answer}
+    return {card: hub_id for card, hub_id in known.items() if hub_id in present[card.kind]}
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """Which of these are in the hub."""
+
+    kind: CardKind
+    ids: tuple[int, ...]
 
 
 @dataclass(slots=True, eq=False)
 class _Search:
-    """A card that is ours to find: `came` is the hub's id, or what was in the way."""
+    """A card that is ours to find.
+
+    `keys` keep others away who look for whom has the same phone or address; `came` is the hub's id, or what was in
+    the way.
+    """
 
     card: SourceCard
+    name: str
     claim: Claim
+    keys: list[Claim] = field(default_factory=list)
     item: Item = field(default_factory=dict)
     came: int | Exception | None = None
 
@@ -68,37 +105,69 @@ class Cards:
     def __init__(self, ports: Ports, source: Portal, hub: Portal, matches: Matches) -> None:
         """Join two portals."""
         self._ports = ports
+        self._ledger = Ledger(ports.store, ports.clock)
         self._source = source
         self._hub = hub
         self._matches = matches
 
-    def found_or_created(self, wanted: Iterable[SourceCard], *, lease: int) -> dict[SourceCard, int | Exception]:
+    def known(self, cards: Sequence[SourceCard]) -> dict[SourceCard, int]:
+        """Return the hub's ids of those that were found or made before; they may be gone there since."""
+        effects = self._ports.parallel(self._ledger.find, [self._name(card) for card in cards])
+        found = {card: _known(effect) for card, effect in zip(cards, effects, strict=True) if effect and effect.settled}
+        return {card: hub_id for card, hub_id in found.items() if isinstance(hub_id, int)}
+
+    @staticmethod
+    def checks(known: Mapping[SourceCard, int]) -> dict[Any, Operation[list[Item]]]:
+        """Return what asks the hub which of these it has; `still_there` reads the answers."""
+        checks = [
+            _Check(kind, page)
+            for kind in _TYPES
+            for page in batched(sorted({hub_id for card, hub_id in known.items() if card.kind == kind}), PAGE)
+        ]
+        return {check: items.present(_TYPES[check.kind], check.ids) for check in checks}
+
+    def found_or_created(
+        self, cards: Sequence[SourceCard], known: Mapping[SourceCard, int], *, lease: int
+    ) -> dict[SourceCard, int | Exception]:
         """Return the hub's id of each, or what was in the way: an Outcome, Gone, or what the ledger raises.
 
         Args:
-            wanted: the source's.
-            lease: seconds for which the ledger lets us alone with them.
+            cards: the source's, each once.
+            known: those that are in the hub for sure.
+            lease: seconds for which the ledger lets us alone with the others.
         """
-        cards = list(dict.fromkeys(wanted))
-        claims = self._ports.parallel(partial(self._claim, lease), cards)
-        found = {card: _known(claim) for card, claim in zip(cards, claims, strict=True) if not isinstance(claim, Claim)}
-        ours = [_Search(card, claim) for card, claim in zip(cards, claims, strict=True) if isinstance(claim, Claim)]
-        for step in (self._read, self._look_up, self._create):
+        others = [card for card in cards if card not in known]
+        claims = self._ports.parallel(partial(self._claim, lease), others)
+        found = dict(known) | {
+            card: _known(claim) for card, claim in zip(others, claims, strict=True) if not isinstance(claim, Claim)
+        }
+        ours = [
+            _Search(card, self._name(card), claim)
+            for card, claim in zip(others, claims, strict=True)
+            if isinstance(claim, Claim)
+        ]
+        for step in (self._read, partial(self._take_keys, lease=lease), self._look_up, self._create):
             going = [search for search in ours if search.came is None]
             try:
                 step(going)
             except Exception as failure:  # noqa: BLE001 (the cards are to be given back, whatever it is)
                 for search in going:
                     search.came = failure if search.came is None else search.came
-        self._ports.parallel(_end, ours)
+        self._ports.parallel(partial(_end, int(self._hub.now())), ours)
         return found | {search.card: search.came for search in ours if search.came is not None}
 
     def _claim(self, lease: int, card: SourceCard) -> Claim | Effect | Exception:
-        name = f"bitrix24.card#{self._hub.name}#{self._source.name}#{card.kind}#{card.id}"
         try:
-            return Ledger(self._ports.store, self._ports.clock).claim(name, "", lease=lease)
+            claim = self._ledger.claim(self._name(card), "", lease=lease)
+            if isinstance(claim, Claim) or claim.state is State.REJECTED:
+                return claim
+            # It was found before, and is not there any more.
+            return self._ledger.turn(self._name(card), lease=lease)
         except Exception as error:  # noqa: BLE001 (it is this card's alone)
             return error
+
+    def _name(self, card: SourceCard) -> str:
+        return f"bitrix24.card#{self._hub.name}#{self._source.name}#{card.kind}#{card.id}"
 
     def _read(self, searches: Sequence[_Search]) -> None:
         answers = self._source.do_all({search: items.get(search.kind, search.card.id) for search in searches})
@@ -108,7 +177,41 @@ class Cards:
             elif isinstance(answer, Outcome):
                 search.came = answer
             else:
-                search.item = answer
+                fm = answer.get("fm")
+                parts = fm.values() if isinstance(fm, dict) else fm if isinstance(fm, list) else ()
+                search.item = {
+                    **answer,
+                    "assignedById": user_of(answer),
+                    "fm": [part for part in parts if isinstance(part, dict)],
+                }
+
+    def _take_keys(self, searches: Sequence[_Search], *, lease: int) -> None:
+        """Of those who share a phone or an address let one be looked for; the others find what came of it then."""
+        self._ports.parallel(partial(self._take_keys_of, lease), searches)
+
+    def _take_keys_of(self, lease: int, search: _Search) -> None:
+        now = self._hub.now()
+        try:
+            for name in self._keys(search):
+                # Longer than a request of ours can be under way, should we die.
+                key = self._ledger.turn(name, lease=lease + int(APPEARS_WITHIN))
+                search.keys.append(key)
+                notes = key.effect.notes or {}
+                if notes.get("card") != search.name and (wait := notes.get("until", 0) - now) > 0:
+                    search.came = NotExecuted("card_may_still_appear", retry_after=wait)
+                    return
+        except Busy:
+            search.came = NotExecuted("card_busy", retry_after=_BUSY)
+        except Exception as error:  # noqa: BLE001 (it is this card's alone)
+            search.came = error
+
+    def _keys(self, search: _Search) -> list[str]:
+        kind, item = search.card.kind, search.item
+        phones = ("".join(filter(str.isdigit, phone)) for phone in communications(item, "PHONE"))
+        values = {f"PHONE#{digits}" for digits in phones if digits}
+        values |= {f"EMAIL#{address.casefold()}" for address in communications(item, "EMAIL")}
+        digests = sorted(hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest() for value in values)
+        return [f"bitrix24.person#{self._hub.name}#{kind}#{digest}" for digest in digests]
 
     def _look_up(self, searches: Sequence[_Search]) -> None:
         lookups = {(search, way): each for search in searches for way, each in self._lookups(search).items()}
@@ -131,21 +234,24 @@ class Cards:
             if values := communications(search.item, way)[:MOST_VALUES]:
                 lookups[way] = items.find_by_communication(way, values, _ENTITIES[search.card.kind])
         if search.claim.in_doubt or not lookups:
-            marked = self._marker(search)
-            lookups["marker"] = items.find_by_origin(search.kind, marked["originatorId"], marked["originId"])
+            lookups["marker"] = self._by_marker(search)
         return lookups
 
     def _create(self, searches: Sequence[_Search]) -> None:
-        self._matches.learn_users(
-            int(search.item["assignedById"]) for search in searches if search.item.get("assignedById")
-        )
-        _leave_twins(searches)
+        self._matches.learn_users(search.item["assignedById"] for search in searches if search.item["assignedById"])
         self._ports.parallel(partial(_announce, int(self._hub.now())), [each for each in searches if each.came is None])
-        answers = self._hub.do_all(
-            {search: items.add(search.kind, self._fields(search)) for search in searches if search.came is None}
-        )
+        additions = {search: items.add(search.kind, self._fields(search)) for search in searches if search.came is None}
+        answers = self._hub.do_all(additions, made=self._made)
         for search, answer in answers.items():
             search.came = answer if isinstance(answer, Outcome) else int(answer["id"])
+
+    def _made(self, searches: Sequence[_Search]) -> dict[_Search, Item | Outcome]:
+        found = self._hub.do_all({search: self._by_marker(search) for search in searches})
+        return {each: hit if isinstance(hit, Outcome) else hit[0] for each, hit in found.items() if hit}
+
+    def _by_marker(self, search: _Search) -> Operation[list[Item]]:
+        marked = self._marker(search)
+        return items.find_by_origin(search.kind, marked["originatorId"], marked["originId"])
 
     def _fields(self, search: _Search) -> dict[str, Any]:
         return hub_card(
@@ -163,17 +269,6 @@ class Cards:
         return float(sent_at) + APPEARS_WITHIN - self._hub.now()
 
 
-def _leave_twins(searches: Sequence[_Search]) -> None:
-    """Of new cards that share a phone or an address let one be made; the others find it then."""
-    taken: set[tuple[str, str, str]] = set()
-    for search in searches:
-        own = {(search.card.kind, way, each) for way in _COMMUNICATIONS for each in communications(search.item, way)}
-        if own & taken:
-            search.came = NotExecuted("card_busy", retry_after=_BUSY)
-        else:
-            taken |= own
-
-
 def _known(claim: Effect | Exception) -> int | Exception:
     match claim:
         case Effect(result={"id": int(hub_id)}):
@@ -182,7 +277,7 @@ def _known(claim: Effect | Exception) -> int | Exception:
             return Gone()
         case Busy():
             return NotExecuted("card_busy", retry_after=_BUSY)
-        case error:
+        case Exception() as error:
             return error
 
 
@@ -193,9 +288,14 @@ def _announce(sent_at: int, search: _Search) -> None:
         search.came = error
 
 
-def _end(search: _Search) -> None:
+def _end(now: int, search: _Search) -> None:
     """Write into the ledger what came of it."""
     try:
+        in_doubt = not isinstance(search.came, int | NotExecuted | Rejected)
+        for key in search.keys:
+            if in_doubt:
+                key.sent({"card": search.name, "until": now + int(APPEARS_WITHIN)})
+            key.release()
         match search.came:
             case int(hub_id):
                 search.claim.confirm({"id": hub_id})

@@ -91,6 +91,15 @@ class FileCarrier:
         return self.source.run(lambda access: download(access.host, link, limit=self.limit, now=self.source.now()))
 
 
+def not_carried(transfer: Transfer) -> list[str]:
+    """Return what the files of a deal are called that are not in the hub: left, or not come to."""
+    known = _known(transfer)
+    fields = transfer.wanted.files if transfer.wanted and not transfer.is_carried else ()
+    links = ((field, link) for field in fields for link in field.links)
+    open_ = [_number(field, link) for field, link in links if known.get(_key(field, link), _UNDER_WAY) == _UNDER_WAY]
+    return [*transfer.notes.get("files_left", ()), *open_]
+
+
 def _known(transfer: Transfer) -> Mapping[str, int]:
     known: Mapping[str, int] = transfer.notes.get("files", {})
     return known

@@ -32,6 +32,11 @@ class Order:
         return f"{DEAL}#{self.portal}#{self.deal}#{self.route}"
 
     @property
+    def turn(self) -> str:
+        """The name of the turn to update the deal in the hub, or to tell people of it."""
+        return f"bitrix24.turn#{self.portal}#{self.deal}#{self.route}"
+
+    @property
     def transfer_id(self) -> str:
         """What callers know the transfer by."""
         return f"{self.route}-{self.deal}"

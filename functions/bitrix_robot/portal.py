@@ -1,7 +1,7 @@
 """One portal of Bitrix24 for all its requests: how we get in, its limits, and what its fields and users are."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache, partial
 from itertools import batched, chain
@@ -14,9 +14,10 @@ from crm_relay.bitrix24.client import (
     BATCH,
     PAGE,
     Access,
+    BodyRefused,
     OperatingLimit,
     Operation,
-    Refused,
+    PageInstead,
     TokenExpired,
     batch,
     call,
@@ -37,6 +38,9 @@ _NEEDS_SECONDS = 10
 """Seconds that a request is given at least, with its wait for a slot: what is cut off leaves doubts behind."""
 _RESPONSE_LIMIT = 32 * 1024 * 1024
 """Bytes: fifty deals with hundreds of custom fields are more than the client takes by default."""
+
+
+type _Made[K, T] = Callable[[Sequence[K]], dict[K, T | Outcome]]
 
 
 class Portal:
@@ -75,8 +79,19 @@ class Portal:
             NotConfigured: there is neither.
             NotExecuted: no time is left, paused, no budget, the circuit is open, or another worker is refreshing the
                 token.
+            BodyRefused: a page came in the place of an answer, and something harmless is answered all the same.
             Outcome: whatever the exchange raises. Unauthorized and Blocked pause the portal for all workers.
         """
+        match self._run(lambda access: _set_apart(exchange(access))):
+            case _Apart(PageInstead() as page):
+                self._run(partial(call, operation=directory.profile(), now=self.now()))
+                raise BodyRefused(str(page))
+            case _Apart(outcome):
+                raise outcome
+            case answer:
+                return answer
+
+    def _run[T](self, exchange: Callable[[Access], Exchange[T]]) -> T:
         if self.now() + _NEEDS_SECONDS > self.until:
             raise NotExecuted("out_of_time")
         self._door.check()
@@ -93,39 +108,59 @@ class Portal:
         """Do one operation; raises what `run` does."""
         return self.run(lambda access: call(access, operation, now=self.now()))
 
-    def do_all[K, T](self, operations: Mapping[K, Operation[T]]) -> dict[K, T | Outcome]:
+    def do_all[K, T](
+        self, operations: Mapping[K, Operation[T]], *, made: _Made[K, T] | None = None
+    ) -> dict[K, T | Outcome]:
         """Do operations, fifty a request, in their order; return each one's result or outcome under its key.
+
+        Args:
+            operations: what to do.
+            made: looks which of what the operations make is there, before they are done a second time: who sends a
+                page in the place of an answer may do so when all is done.
 
         Raises:
             NotConfigured, StorageError: as `run`.
         """
         answers: dict[K, T | Outcome] = {}
         for keys in batched(operations, BATCH):
-            answers |= self._together({key: operations[key] for key in keys})
+            answers |= self._together({key: operations[key] for key in keys}, made)
         return answers
 
-    def _together[K, T](self, operations: Mapping[K, Operation[T]]) -> dict[K, T | Outcome]:
-        """Do operations in one request; in two, where the web server does not take the body of one."""
+    def _together[K, T](self, operations: Mapping[K, Operation[T]], made: _Made[K, T] | None) -> dict[K, T | Outcome]:
+        """Do operations in one request; in two, where the web server does not let the body of one through."""
         labelled = {f"n{place}": operation for place, operation in enumerate(operations.values())}
         try:
             told = self.run(partial(_batch, labelled, self.now()))
             return dict(zip(operations, told.values(), strict=True))
-        except Refused as refusal:
-            if refusal.reason != "http_413" or len(operations) == 1:
-                return dict.fromkeys(operations, refusal)
-            halves = batched(operations.items(), math.ceil(len(operations) / 2))
-            return dict(chain.from_iterable(self._together(dict(half)).items() for half in halves))
+        except BodyRefused as refusal:
+            there = made(list(operations)) if made else {}
+            others = {key: operation for key, operation in operations.items() if key not in there}
+            if len(operations) == 1 or not others:
+                return dict.fromkeys(others, refusal) | there
+            halves = batched(others.items(), math.ceil(len(others) / 2))
+            return dict(chain.from_iterable(self._together(dict(half), made).items() for half in halves)) | there
         except Outcome as outcome:
             return dict.fromkeys(operations, outcome)
 
     def read_all(self, page: Callable[[int], Operation[list[dict[str, Any]]]]) -> list[dict[str, Any]]:
-        """Read a list by id, each page in a slot of its own: `page(last)` reads the rows behind the id `last`."""
+        """Read a list by id, each page in a slot of its own: `page(last)` reads the rows with ids above `last`.
+
+        It costs the same however long the list is; counting pages does not (Bitrix24 reference, section 4.1).
+
+        Raises:
+            Unreachable: the portal does not go on with the list, but begins anew.
+            Exception: as `run`.
+        """
         rows: list[dict[str, Any]] = []
+        last = 0
         while True:
-            found = self.do(page(row_id(rows[-1]) if rows else 0))
+            found = self.do(page(last))
             rows += found
             if len(found) < PAGE:
                 return rows
+            if (following := row_id(found[-1])) <= last:
+                raise Unreachable("list_out_of_order")
+            last = following
 
     def definitions(self) -> Definitions:
         """Return what the portal says of its deals' fields, read every ten minutes; raises what `run` does."""
@@ -146,13 +181,7 @@ class Portal:
         return self._definitions
 
     def _request[T](self, exchange: Exchange[T]) -> T:
-        def send() -> T | _MethodWaits:
-            return http_client().run(_unless_method_waits(exchange), within=self.until - self.now())
-
-        answer = self._door.request(send)
-        if isinstance(answer, _MethodWaits):
-            raise answer.limit
-        return answer
+        return self._door.request(lambda: http_client().run(exchange, within=self.until - self.now()))
 
     @property
     def _secrets(self) -> Bitrix24Secrets:
@@ -231,17 +260,17 @@ def _batch[T](operations: Mapping[str, Operation[T]], now: float, access: Access
 
 
 @dataclass(frozen=True, slots=True)
-class _MethodWaits:
-    """One method's trouble, and no reason to pause the portal: for its door a result like any other."""
+class _Apart:
+    """What is the trouble of one method or one request, and no reason to pause the portal: its door lets it pass."""
 
-    limit: OperatingLimit
+    outcome: OperatingLimit | PageInstead
 
 
-def _unless_method_waits[T](exchange: Exchange[T]) -> Exchange[T | _MethodWaits]:
+def _set_apart[T](exchange: Exchange[T]) -> Exchange[T | _Apart]:
     try:
         return (yield from exchange)
-    except OperatingLimit as limit:
-        return _MethodWaits(limit)
+    except (OperatingLimit, PageInstead) as outcome:
+        return _Apart(outcome)
 
 
 class _Expired(NotExecuted):

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from bitrix_robot.deal import Transfer
+from bitrix_robot.deal import Standing, Transfer
+from bitrix_robot.files import not_carried
 from bitrix_robot.portal import Portal, expect
 from crm_relay.bitrix24 import reports
-from crm_relay.bitrix24.client import APPEARS_WITHIN, Operation, Refused
+from crm_relay.bitrix24.client import APPEARS_WITHIN, BodyRefused, Operation, Refused
 from crm_relay.delivery.ports import Ports
 from crm_relay.observability import logger
 from crm_relay.outcomes import NotExecuted, Outcome, Rejected
@@ -21,22 +22,43 @@ def success_text(texts: Bitrix24Texts, transfer: Transfer) -> str:
     left = (
         (texts.fields_left, transfer.wanted.left),
         (texts.rows_left, transfer.hub_rows.left),
-        (texts.files_left, transfer.notes.get("files_left", ())),
+        (texts.files_left, not_carried(transfer)),
     )
     lines = [texts.transferred.format(id=transfer.order.deal, hub_id=transfer.hub_deal)]
     return "\n".join([*lines, *(text.format(names=", ".join(names)) for text, names in left if names)])
 
 
+def missing(transfer: Transfer) -> list[str]:
+    """Return what a deal that is in the hub lacks there, as far as we know: "rows", "files"."""
+    return [*(["rows"] if transfer.lacks_rows else []), *(["files"] if not_carried(transfer) else [])]
+
+
 def failure_text(texts: Bitrix24Texts, transfer: Transfer, refusal: Rejected) -> str:
-    """Return what is said of a deal that was not carried."""
+    """Return what is said of a deal that was not carried, or not whole."""
     own: Mapping[str, str] = {
         "wrong_stage": texts.wrong_stage,
         "deal_not_found": texts.deal_not_found,
         "came_from_hub": texts.came_from_hub,
+        "deleted_in_hub": texts.deleted_in_hub,
+        "deal_unreadable": texts.deal_unreadable,
+        "gave_up": texts.gave_up,
     }
-    # Bitrix24's own sentence is written for its users.
-    sentence = refusal.text if isinstance(refusal, Refused) else ""
-    return texts.failed.format(id=transfer.order.deal, reason=own.get(refusal.reason) or sentence or refusal.reason)
+    match refusal:
+        case BodyRefused():
+            reason = texts.body_refused
+        case Refused(text=str(sentence)) if sentence:  # Bitrix24's own is written for its users
+            reason = sentence
+        case _:
+            reason = own.get(refusal.reason, refusal.reason)
+    if not transfer.hub_deal:
+        return texts.failed.format(id=transfer.order.deal, reason=reason)
+    half = texts.not_updated if transfer.is_carried else texts.incomplete
+    lines = [half.format(id=transfer.order.deal, hub_id=transfer.hub_deal, reason=reason)]
+    if transfer.lacks_rows:
+        lines.append(texts.rows_missing)
+    if files := not_carried(transfer):
+        lines.append(texts.files_left.format(names=", ".join(files)))
+    return "\n".join(lines)
 
 
 class Reporter:
@@ -67,14 +89,14 @@ class Reporter:
         told = self._were_told(texts)
         new = [transfer for transfer in texts if transfer not in told and _may_go_on(transfer)]
         now = int(self._source.now())
-        self._ports.parallel(partial(_mark_commenting, now), [transfer for transfer in new if transfer.claim])
+        self._ports.parallel(partial(_mark_commenting, now), new)
         writes: dict[tuple[Transfer, str], Operation[Any] | None] = {}
         for transfer, text in texts.items():
             if not _may_go_on(transfer):
                 continue
             if transfer not in told:
                 # The comment is the last: where it is, the notification has been sent.
-                if responsible := int(transfer.deal.get("assignedById") or 0):
+                if responsible := transfer.deal.get("assignedById"):
                     tag = f"CRM_RELAY|{transfer.order.transfer}"
                     writes[transfer, "notification"] = reports.notify(responsible, text, tag=tag)
                 writes[transfer, "comment"] = reports.add_comment(transfer.order.deal, text)
@@ -83,10 +105,13 @@ class Reporter:
 
     def _were_told(self, texts: Mapping[Transfer, str]) -> set[Transfer]:
         """Return the transfers whose comment is there, of those that an earlier try may have written it for."""
-        doubtful = [transfer for transfer in texts if transfer.claim is None or transfer.notes.get("commenting")]
+        doubtful = [each for each in texts if each.standing is not Standing.OURS or each.notes.get("commenting")]
         comments = self._source.do_all({transfer: reports.comments(transfer.order.deal) for transfer in doubtful})
         told = set()
         for transfer, answer in comments.items():
+            if isinstance(answer, Refused):  # nobody can look: rather none than two
+                told |= {transfer} if transfer.notes.get("commenting") else set()
+                continue
             with transfer.guarded():
                 first_line = texts[transfer].partition("\n")[0]
                 if any(str(each.get("COMMENT")).partition("\n")[0] == first_line for each in expect(answer)):
@@ -114,11 +139,11 @@ def _mark_commenting(now: int, transfer: Transfer) -> None:
 
 
 def _robot_answer(transfer: Transfer, text: str) -> Operation[None] | None:
-    """Return what lets a waiting robot go on: `esb_deal_id` is "" and `status` "failed" without a deal in the hub."""
+    """Return what lets a waiting robot go on: `status` is "ok" or "failed", `esb_deal_id` "" without a deal there."""
     if not transfer.order.event_token:
         return None
     if isinstance(transfer.failure, Rejected):
-        values = {"status": "failed", "esb_deal_id": ""}
+        values = {"status": "failed", "esb_deal_id": str(transfer.hub_deal or "")}
     else:
         values = {"status": "ok", "esb_deal_id": str(transfer.hub_deal)}
     return reports.answer_robot(transfer.order.event_token, values, log=text or values["esb_deal_id"])

@@ -1,29 +1,31 @@
 """BitrixQueue: carry deals to the hub, many a request: read, map, create, rows, files, report; each step once."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any
 
-from bitrix_robot.cards import Cards, Gone, cards_of
-from bitrix_robot.deal import Transfer
+from bitrix_robot.cards import Cards, Gone, SourceCard, still_there
+from bitrix_robot.deal import Standing, Transfer
 from bitrix_robot.files import FileCarrier
 from bitrix_robot.mapping import came_from, changes, hub_deal, hub_rows, marker, user_ids
 from bitrix_robot.matches import Matches
 from bitrix_robot.order import Order, read_order
 from bitrix_robot.portal import expect, http_client, portal
-from bitrix_robot.report import Reporter
+from bitrix_robot.report import Reporter, missing
 from crm_relay.bitrix24 import items, products
-from crm_relay.bitrix24.client import APPEARS_WITHIN, DEADLINE, PAGE, Operation, Refused
+from crm_relay.bitrix24.client import APPEARS_WITHIN, DEADLINE, PAGE, Operation, Refused, row_id
 from crm_relay.bitrix24.items import DEAL, Item, item_name
 from crm_relay.delivery.attempt import Task, Try, attempt
 from crm_relay.delivery.envelope import Envelope
 from crm_relay.delivery.ledger import Busy, Claim, Effect, Fenced, Ledger
+from crm_relay.delivery.ports import Ports
 from crm_relay.delivery.runtime import Runtime, prepare, runtime
 from crm_relay.delivery.worker import LambdaContext, Worker, lease
 from crm_relay.http_api import Event
-from crm_relay.observability import needs_attention, observed
-from crm_relay.outcomes import NotExecuted, Outcome, OutcomeUnknown, Rejected
+from crm_relay.observability import log_failure, needs_attention, observed
+from crm_relay.outcomes import NotExecuted, Outcome, OutcomeUnknown, Rejected, Unreachable
 from crm_relay.settings import Bitrix24Route
 
 TOGETHER = 50
@@ -49,6 +51,7 @@ def handler(event: Event, context: LambdaContext) -> dict[str, list[dict[str, st
         needs_seconds=_NEEDS_SECONDS,
         give_up_after=relay.settings.relay.give_up_after_seconds,
         read=read_order,
+        farewell=partial(_farewell, relay, until=until, lease=lease(context)),
     )
     return worker.run(event, context)
 
@@ -78,21 +81,59 @@ def preview(relay: Runtime, order: Order) -> Transfer:
 
 
 def _transfer(relay: Runtime, tasks: Sequence[Task], *, until: float, lease: int) -> None:
-    by_route: dict[str, list[tuple[Task, Transfer]]] = defaultdict(list)
-    for task in tasks:
-        order = Order.of(task.envelope)
-        by_route[order.route].append((task, Transfer(order, task.envelope.key)))
-    for route, some in by_route.items():
-        transfers = [transfer for _, transfer in some]
+    transfers = [_of(task) for task in tasks]
+    for route, some in _by_route(transfers):
         try:
-            _carrier(relay, route).carry(transfers, until=until, lease=lease)
-        except Exception as failure:  # noqa: BLE001 (one route's trouble is not another's)
-            _fail(transfers, failure)
-        for task, transfer in some:
-            if transfer.failure is not None:
-                task.fail(transfer.failure)
+            if route in relay.settings.bitrix24.routes:
+                _carrier(relay, route).carry(some, until=until, lease=lease)
             else:
-                task.done(transfer.result or {})
+                _refuse_without_route(relay, some, until)
+        except Exception as failure:  # noqa: BLE001 (one route's trouble is not another's)
+            _fail(some, failure)
+    for task, transfer in zip(tasks, transfers, strict=True):
+        if transfer.failure is not None:
+            task.fail(transfer.failure)
+        else:
+            task.done(transfer.result or {})
+
+
+def _refuse_without_route(relay: Runtime, transfers: Sequence[Transfer], until: float) -> None:
+    """Refuse deals whose route was taken out of relay.toml while they waited; who waits for them goes on."""
+    gone = Rejected("route_gone")
+    _fail(transfers, gone)
+    needs_attention("route is gone", route=transfers[0].order.route, deals=len(transfers))
+    source = portal(relay, transfers[0].order.portal)
+    source.until = until
+    Reporter(relay.ports, source, relay.settings.bitrix24.texts).tell_failure(dict.fromkeys(transfers, gone))
+    for transfer in transfers:
+        if transfer.failure is gone:
+            _publish(relay.ports, "DealTransferFailed", transfer, reason=gone.reason)
+
+
+def _farewell(relay: Runtime, tasks: Sequence[Task], *, until: float, lease: int) -> None:
+    for route, some in _by_route([_of(task) for task in tasks]):
+        try:
+            _carrier(relay, route).give_up(some, until=until, lease=lease)
+        except Exception as error:  # noqa: BLE001 (one route's trouble is not another's)
+            log_failure("given up without a word", error, route=route)
+
+
+def _of(task: Task) -> Transfer:
+    return Transfer(Order.of(task.envelope), task.envelope.key)
+
+
+def _by_route(transfers: Sequence[Transfer]) -> Iterable[tuple[str, list[Transfer]]]:
+    routes: dict[str, list[Transfer]] = defaultdict(list)
+    for transfer in transfers:
+        routes[transfer.order.route].append(transfer)
+    return routes.items()
+
+
+class GaveUp(Rejected):
+    """It did not work for too long."""
+
+    def __init__(self) -> None:
+        super().__init__("gave_up")
 
 
 class _Carrier:
@@ -100,6 +141,7 @@ class _Carrier:
 
     def __init__(self, relay: Runtime, name: str, route: Bitrix24Route) -> None:
         self._ports = relay.ports
+        self._ledger = Ledger(relay.ports.store, relay.ports.clock)
         self._name = name
         self._route = route
         self._source = portal(relay, route.source)
@@ -115,13 +157,13 @@ class _Carrier:
         steps: list[Callable[[Sequence[Transfer]], None]] = [
             self._find,
             self._end_repeated,
+            partial(self._take_turns, lease=lease),
             self._read,
             self._find_stages,
-            partial(self._claim, lease=lease),
+            partial(self._claim_all, lease=lease),
             self._end_repeated,
             self._map,
-            self._look_up,
-            partial(self._carry_cards, lease=lease),
+            partial(self._look_up, lease=lease),
             self._create,
             self._update,
             self._set_rows,
@@ -131,21 +173,33 @@ class _Carrier:
         ]
         self._go(steps, transfers)
         _wait_for_rights(transfers)
-        self._refuse([transfer for transfer in transfers if isinstance(transfer.failure, Rejected)])
-        self._ports.parallel(_give_back, [transfer for transfer in transfers if transfer.failure])
+        self._refuse(transfers, lease=lease)
+        self._ports.parallel(_give_back, transfers)
+
+    def give_up(self, transfers: Sequence[Transfer], *, until: float, lease: int) -> None:
+        """Tell people, robots and subscribers that nobody tries any more to carry these deals."""
+        self._source.until = self._hub.until = until
+        self._go([self._find, self._end_repeated, self._read, self._find_stages, self._map], transfers)
+        given_up = [transfer for transfer in transfers if not transfer.result]
+        for transfer in given_up:
+            transfer.failure = GaveUp()
+        self._refuse(given_up, lease=lease)
+        self._ports.parallel(_give_back, given_up)
 
     def map_only(self, transfer: Transfer) -> None:
         """Make of a deal what it is to be in the hub, and leave it at that."""
         self._go([self._read, self._find_stages, self._map], [transfer])
 
-    @staticmethod
-    def _go(steps: Sequence[Callable[[Sequence[Transfer]], None]], transfers: Sequence[Transfer]) -> None:
+    def _go(self, steps: Sequence[Callable[[Sequence[Transfer]], None]], transfers: Sequence[Transfer]) -> None:
         for step in steps:
             going = [transfer for transfer in transfers if transfer.going]
             if not going:
                 return
             try:
                 step(going)
+            except Rejected as refusal:  # of what all need, so it is nothing about a deal
+                needs_attention("transfers are refused", route=self._name, reason=refusal.reason)
+                _fail(going, NotExecuted(refusal.reason, retry_after=_RIGHTS_MISSING))
             except Exception as failure:  # noqa: BLE001 (what a step raises is the failure of all who are still going)
                 _fail(going, failure)
 
@@ -153,20 +207,28 @@ class _Carrier:
 
     def _find(self, transfers: Sequence[Transfer]) -> None:
         """Look for what became of the transfers before."""
-        ledger = Ledger(self._ports.store, self._ports.clock)
-        found = self._ports.parallel(ledger.find, [transfer.order.transfer for transfer in transfers])
-        for transfer, known in zip(transfers, found, strict=True):
-            transfer.known = known if known and known.settled else None
+        found = self._ports.parallel(self._ledger.find, [transfer.order.transfer for transfer in transfers])
+        for transfer, effect in zip(transfers, found, strict=True):
+            if effect:
+                transfer.learn(effect)
 
     def _end_repeated(self, transfers: Sequence[Transfer]) -> None:
         """End those whose deal was carried before, unless a later call brings it up to date."""
         if self._route.on_repeat == "update":
             return
-        repeated = [transfer for transfer in transfers if transfer.known]
+        repeated = [transfer for transfer in transfers if transfer.is_carried]
         self._reporter.answer_robots(repeated)
         for transfer in repeated:
             if transfer.going:
                 transfer.result = {"hub_deal": transfer.hub_deal, "repeated": True}
+
+    def _take_turns(self, transfers: Sequence[Transfer], *, lease: int) -> None:
+        """Let the calls for a deal that was carried update it one after the other: who reads last, writes last."""
+        self._ports.parallel(partial(self._take_turn, lease), [each for each in transfers if each.is_carried])
+
+    def _take_turn(self, lease: int, transfer: Transfer) -> None:
+        with transfer.guarded(), _not_busy():
+            transfer.hold(self._ledger.turn(transfer.order.turn, lease=lease))
 
     def _read(self, transfers: Sequence[Transfer]) -> None:
         """Read deals and their rows."""
@@ -177,8 +239,9 @@ class _Carrier:
         answers = self._source.do_all(reads)
         for transfer in transfers:
             with transfer.guarded():
-                transfer.deal = _present(answers[transfer, "deal"])
-                transfer.rows = self._all_rows(transfer, expect(answers[transfer, "rows"]))
+                deal = _present(answers[transfer, "deal"], else_="deal_not_found")
+                transfer.deal = {"id": deal["id"]}  # there is somebody to tell of what may come now
+                transfer.read(deal, self._all_rows(transfer, expect(answers[transfer, "rows"])))
                 if came_from(transfer.deal) == self._hub.settings.member_id:
                     raise Rejected("came_from_hub")
 
@@ -186,6 +249,8 @@ class _Carrier:
         rows = page = first
         while len(page) == PAGE:
             page = self._source.do(products.deal_rows(transfer.order.deal, start=len(rows)))
+            if page and row_id(page[-1]) <= row_id(rows[-1]):
+                raise Unreachable("list_out_of_order")
             rows = rows + page
         return rows
 
@@ -193,8 +258,8 @@ class _Carrier:
         """Find the stage of the route that each deal is in, or was in last; others go no further."""
         elsewhere = []
         for transfer in transfers:
-            if transfer.deal.get("stageId") in self._route.stages:
-                transfer.stage = transfer.deal["stageId"]
+            if (stage := str(transfer.deal.get("stageId"))) in self._route.stages:
+                transfer.stage = stage
             else:
                 elsewhere.append(transfer)
         stages = list(self._route.stages)
@@ -208,37 +273,31 @@ class _Carrier:
             with transfer.guarded():
                 past = expect(answer)
                 if past:
-                    transfer.stage = str(past[-1]["STAGE_ID"])
+                    transfer.stage = str(past[-1].get("STAGE_ID"))
                 elif transfer.order.expected:
                     raise Rejected("wrong_stage")
                 else:
                     transfer.result = {"hub_deal": None, "reason": "not_in_stage"}
 
-    def _claim(self, transfers: Sequence[Transfer], *, lease: int) -> None:
+    def _claim_all(self, transfers: Sequence[Transfer], *, lease: int) -> None:
         """Become the only one who carries each deal."""
-        ledger = Ledger(self._ports.store, self._ports.clock)
+        self._ports.parallel(partial(self._claim, lease), [each for each in transfers if not each.is_carried])
 
-        def claim(transfer: Transfer) -> None:
-            with transfer.guarded():
-                try:
-                    claimed = ledger.claim(transfer.order.transfer, "", lease=lease)
-                except Busy:
-                    raise NotExecuted("transfer_busy", retry_after=_BUSY) from None
-                if isinstance(claimed, Claim):
-                    transfer.claim = claimed
-                    transfer.notes = dict(claimed.effect.notes or {})
-                else:
-                    transfer.known = claimed
-
-        self._ports.parallel(claim, [transfer for transfer in transfers if transfer.known is None])
+    def _claim(self, lease: int, transfer: Transfer) -> None:
+        with transfer.guarded(), _not_busy():
+            claimed = self._ledger.claim(transfer.order.transfer, "", lease=lease)
+            if isinstance(claimed, Claim):
+                transfer.own(claimed)
+                return
+            transfer.learn(claimed)
+            if self._route.on_repeat == "update":  # with what was read before it was carried
+                raise NotExecuted("carried_meanwhile", retry_after=_BUSY)
 
     def _map(self, transfers: Sequence[Transfer]) -> None:
         """Make of each deal what it is to be in the hub."""
         source, hub = self._source.definitions(), self._hub.definitions()
         self._matches.learn_users(id_ for each in transfers for id_ in user_ids(self._route, each.deal, source))
-        self._matches.learn_products(
-            int(row["productId"]) for each in transfers for row in each.rows if row.get("productId")
-        )
+        self._matches.learn_products(row["productId"] for each in transfers for row in each.rows if row["productId"])
         for transfer in transfers:
             with transfer.guarded():
                 transfer.wanted = hub_deal(
@@ -256,28 +315,50 @@ class _Carrier:
 
     # What is written into the hub
 
-    def _look_up(self, transfers: Sequence[Transfer]) -> None:
-        """Find the hub's deals that earlier tries have made, told or not."""
-        searches = {transfer: self._search(transfer) for transfer in transfers if transfer.is_new}
-        for transfer, answer in self._hub.do_all(searches).items():
+    def _look_up(self, transfers: Sequence[Transfer], *, lease: int) -> None:
+        """Find the hub's deals that earlier tries have made, told or not, and for others their contacts and company."""
+        new = [transfer for transfer in transfers if transfer.is_new]
+        begun = [transfer for transfer in transfers if not (transfer.is_new or transfer.is_carried)]
+        known = self._cards.known(self._cards_of(new))
+        reads: dict[Any, Operation[list[Item]]] = {transfer: self._search(transfer) for transfer in new}
+        reads |= {transfer: items.present(DEAL, [transfer.hub_deal]) for transfer in begun}
+        answers = self._hub.do_all(reads | self._cards.checks(known))
+        for answer in answers.values():
+            if isinstance(answer, Refused):  # of what holds nothing but ids: it is nothing about a deal
+                raise answer
+        for transfer in begun:
             with transfer.guarded():
-                found = expect(answer)
+                if not expect(answers[transfer]):
+                    transfer.begin_anew()
+                    raise NotExecuted("half_a_deal_was_deleted", retry_after=_BUSY)
+        for transfer in new:
+            with transfer.guarded():
+                found = expect(answers[transfer])
                 if len(found) > 1:
                     needs_attention("deal doubled in the hub", key=transfer.order.transfer, times=len(found))
                 if found:
-                    transfer.mark(hub_deal=int(found[0]["id"]))
+                    transfer.hub_deal = int(found[0]["id"])
+                    transfer.mark(hub_deal=transfer.hub_deal)
                 elif (wait := transfer.notes.get("creating", 0) + APPEARS_WITHIN - self._hub.now()) > 0:
                     raise NotExecuted("deal_may_still_appear", retry_after=wait)
 
-    def _carry_cards(self, transfers: Sequence[Transfer], *, lease: int) -> None:
-        """Find or create contacts and companies in the hub."""
+        self._carry_cards(
+            [transfer for transfer in new if transfer.going and transfer.is_new],
+            still_there(known, answers),
+            lease=lease,
+        )
+
+    def _cards_of(self, transfers: Sequence[Transfer]) -> list[SourceCard]:
         if self._route.contacts != "find_or_create":
-            return
-        wanted = {transfer: cards_of(transfer.deal) for transfer in transfers if transfer.is_new}
-        found = self._cards.found_or_created((card for cards in wanted.values() for card in cards), lease=lease)
-        for transfer, cards in wanted.items():
+            return []
+        return list(dict.fromkeys(card for transfer in transfers for card in transfer.source_cards))
+
+    def _carry_cards(self, transfers: Sequence[Transfer], known: Mapping[SourceCard, int], *, lease: int) -> None:
+        """Find or create contacts and companies in the hub."""
+        found = self._cards.found_or_created(self._cards_of(transfers), known, lease=lease)
+        for transfer in transfers:
             with transfer.guarded():
-                for card in cards:
+                for card in self._cards_of([transfer]):
                     match found[card]:
                         case Gone():
                             pass
@@ -294,13 +375,19 @@ class _Carrier:
         """Create the deals, each with its marker."""
         new = [transfer for transfer in transfers if transfer.is_new]
         self._mark(new, creating=int(self._hub.now()))
-        answers = self._hub.do_all({transfer: self._creation(transfer) for transfer in new if transfer.going})
+        creations = {transfer: self._creation(transfer) for transfer in new if transfer.going}
+        answers = self._hub.do_all(creations, made=self._made)
         for transfer, answer in answers.items():
             with transfer.guarded():
-                transfer.notes["hub_deal"] = int(expect(answer)["id"])
+                transfer.hub_deal = int(expect(answer)["id"])
+                transfer.notes["hub_deal"] = transfer.hub_deal
         self._mark([transfer for transfer in answers if transfer.going])
         surely_not = [each for each in answers if isinstance(each.failure, NotExecuted | Rejected)]
         self._mark(surely_not, creating=0)
+
+    def _made(self, transfers: Sequence[Transfer]) -> dict[Transfer, Item | Outcome]:
+        found = self._hub.do_all({transfer: self._search(transfer) for transfer in transfers})
+        return {each: hit if isinstance(hit, Outcome) else hit[0] for each, hit in found.items() if hit}
 
     def _search(self, transfer: Transfer) -> Operation[list[Item]]:
         marked = self._marker(transfer)
@@ -314,16 +401,17 @@ class _Carrier:
         return marker(self._source.settings.member_id, "deal", transfer.order.deal, self._name)
 
     def _update(self, transfers: Sequence[Transfer]) -> None:
-        """Bring deals up to date that were carried before: the fields that differ."""
-        known = [transfer for transfer in transfers if transfer.known]
-        present = self._hub.do_all({transfer: items.get(DEAL, transfer.hub_deal) for transfer in known})
-        definitions = self._hub.definitions() if known else {}
+        """Bring deals up to date that were carried before, and are still there: the fields that differ."""
+        carried = [transfer for transfer in transfers if transfer.is_carried]
+        present = self._hub.do_all({transfer: items.get(DEAL, transfer.hub_deal) for transfer in carried})
+        definitions = self._hub.definitions() if carried else {}
         differs_each_time = (item_name(self._route.transfer_date_field),)
         writes = {}
         for transfer, answer in present.items():
             with transfer.guarded():
                 assert transfer.wanted is not None
-                changed = changes(transfer.wanted, expect(answer), definitions, except_for=differs_each_time)
+                there = _present(answer, else_="deleted_in_hub")
+                changed = changes(transfer.wanted, there, definitions, except_for=differs_each_time)
                 if changed:
                     writes[transfer] = items.update(DEAL, transfer.hub_deal, changed)
         for transfer, updated in self._hub.do_all(writes).items():
@@ -333,7 +421,7 @@ class _Carrier:
     def _set_rows(self, transfers: Sequence[Transfer]) -> None:
         """Set product rows; the same again changes nothing."""
         wanted = {
-            each: each.hub_rows.rows for each in transfers if each.hub_rows and (each.hub_rows.rows or each.known)
+            each: each.hub_rows.rows for each in transfers if each.hub_rows and (each.hub_rows.rows or each.is_carried)
         }
         in_batch = {each: products.set_deal_rows(each.hub_deal, rows) for each, rows in wanted.items() if rows}
         answers = self._hub.do_all(in_batch)
@@ -341,8 +429,12 @@ class _Carrier:
             with transfer.guarded():
                 # PHP reads so many parameters of a form and forgets the rest, and an empty list is no parameter at all:
                 # what did not arrive goes as JSON.
-                if not rows or len(expect(answers[transfer])) != len(rows):
-                    self._hub.do(products.set_deal_rows(transfer.hub_deal, rows))
+                try:
+                    if not rows or len(expect(answers[transfer])) != len(rows):
+                        self._hub.do(products.set_deal_rows(transfer.hub_deal, rows))
+                except Rejected as refusal:  # the files go along all the same
+                    transfer.rows_refused = refusal
+                transfer.notes["rows_set"] = transfer.rows_refused is None
 
     def _carry_files(self, transfers: Sequence[Transfer]) -> None:
         for transfer in transfers:
@@ -353,43 +445,52 @@ class _Carrier:
 
     def _report_without_files(self, transfers: Sequence[Transfer]) -> None:
         """Settle the deals without files, who need not wait for those of the others."""
-        self._report([each for each in transfers if each.known or not (each.wanted and each.wanted.files)])
+        self._report([each for each in transfers if each.is_carried or not (each.wanted and each.wanted.files)])
 
     def _report(self, transfers: Sequence[Transfer]) -> None:
-        """Tell people and subscribers of deals that are in the hub, and settle them."""
-        self._reporter.tell_success([transfer for transfer in transfers if transfer.claim])
-        self._reporter.answer_robots([transfer for transfer in transfers if transfer.known])
-        self._ports.parallel(self._settle, [transfer for transfer in transfers if transfer.going])
+        """Tell people and subscribers of deals that are in the hub, and settle them; those without rows fail."""
+        for transfer in transfers:
+            transfer.failure = transfer.rows_refused
+        whole = [transfer for transfer in transfers if transfer.going]
+        self._reporter.tell_success([transfer for transfer in whole if not transfer.is_carried])
+        self._reporter.answer_robots([transfer for transfer in whole if transfer.is_carried])
+        self._ports.parallel(self._settle, [transfer for transfer in whole if transfer.going])
 
     def _settle(self, transfer: Transfer) -> None:
         with transfer.guarded():
-            if transfer.claim:
-                self._publish("DealTransferred", transfer, hub_deal=transfer.hub_deal)
+            if transfer.is_carried:
+                transfer.result = {"hub_deal": transfer.hub_deal, "repeated": True}
+            else:
+                assert transfer.claim is not None
+                _publish(self._ports, "DealTransferred", transfer, hub_deal=transfer.hub_deal)
                 transfer.claim.confirm({"hub_deal": transfer.hub_deal})
                 transfer.result = {"hub_deal": transfer.hub_deal}
-            else:
-                transfer.result = {"hub_deal": transfer.hub_deal, "repeated": True}
 
-    def _refuse(self, transfers: Sequence[Transfer]) -> None:
-        """Tell of deals that are not carried, where somebody waits for them."""
-        awaited = [transfer for transfer in transfers if transfer.order.expected or transfer.stage]
+    def _refuse(self, transfers: Sequence[Transfer], *, lease: int) -> None:
+        """Tell of deals that are not carried, or not whole, where somebody waits for them."""
+        awaited = [each for each in transfers if each.order.expected or each.stage or each.hub_deal]
         refusals = {each: each.failure for each in awaited if isinstance(each.failure, Rejected)}
+        unclaimed = [transfer for transfer in refusals if transfer.claim is None]
+        begun = [transfer for transfer in unclaimed if transfer.hub_deal and not transfer.is_carried]
+        self._ports.parallel(partial(self._claim, lease), begun)
+        # What was never begun must stay unknown to the sweep.
+        self._ports.parallel(partial(self._take_turn, lease), [each for each in unclaimed if each not in begun])
         try:
-            self._reporter.tell_failure(refusals)
+            self._reporter.tell_failure({each: why for each, why in refusals.items() if each.failure is why})
         except Exception as failure:  # noqa: BLE001 (who was not told is told at the next try)
             _fail(awaited, failure)
+        # What is given up has no other try: its subscribers are told even where its people cannot be.
+        told = {each: why for each, why in refusals.items() if each.failure is why or isinstance(why, GaveUp)}
+        self._ports.parallel(lambda refused: self._publish_failure(*refused), list(told.items()))
+        for transfer, refusal in told.items():
+            if transfer.hub_deal and not transfer.is_carried:
+                facts = {"hub_deal": transfer.hub_deal, "missing": missing(transfer), "reason": refusal.reason}
+                needs_attention("deal is not whole in the hub", key=transfer.order.transfer, **facts)
 
-        def publish(transfer: Transfer) -> None:
-            with transfer.guarded():
-                self._publish("DealTransferFailed", transfer, reason=refusals[transfer].reason)
-
-        told = [transfer for transfer, refusal in refusals.items() if transfer.failure is refusal]
-        self._ports.parallel(publish, told)
-
-    def _publish(self, detail_type: str, transfer: Transfer, **facts: object) -> None:
-        order = transfer.order
-        name = {"id": f"{order.transfer}#{transfer.execution}", "portal": order.portal}
-        self._ports.bus.publish(detail_type, {**name, "deal": order.deal, "route": order.route, **facts})
+    def _publish_failure(self, transfer: Transfer, refusal: Rejected) -> None:
+        there = {"hub_deal": transfer.hub_deal, "missing": missing(transfer)} if transfer.hub_deal else {}
+        with transfer.guarded():
+            _publish(self._ports, "DealTransferFailed", transfer, reason=refusal.reason, **there)
 
     def _mark(self, transfers: Sequence[Transfer], **notes: Any) -> None:
         def mark(transfer: Transfer) -> None:
@@ -401,17 +502,20 @@ class _Carrier:
 
 @lru_cache(maxsize=16)
 def _carrier(relay: Runtime, route: str) -> _Carrier:
-    settings = relay.settings.bitrix24.routes.get(route)
-    if settings is None:
-        raise Rejected("route_gone")
-    return _Carrier(relay, route, settings)
+    return _Carrier(relay, route, relay.settings.bitrix24.routes[route])
 
 
-def _present(answer: Item | Outcome) -> Item:
+def _present(answer: Item | Outcome, *, else_: str) -> Item:
     try:
         return expect(answer)
     except Refused as refusal:
-        raise Rejected("deal_not_found") if refusal.reason == "not_found" else refusal from None
+        raise Rejected(else_) if refusal.reason == "not_found" else refusal from None
+
+
+def _publish(ports: Ports, detail_type: str, transfer: Transfer, **facts: object) -> None:
+    order = transfer.order
+    name = {"id": f"{order.transfer}#{transfer.execution}", "portal": order.portal}
+    ports.bus.publish(detail_type, {**name, "deal": order.deal, "route": order.route, **facts})
 
 
 def _fail(transfers: Sequence[Transfer], failure: Exception) -> None:
@@ -430,14 +534,28 @@ def _wait_for_rights(transfers: Sequence[Transfer]) -> None:
 
 
 def _give_back(transfer: Transfer) -> None:
-    """Leave a deal that could not be carried to a later call, or to a later try of this one."""
-    failure = transfer.failure
+    """Leave a deal that could not be carried to a later call, or to a later try of this one; end a turn."""
+    failure, claim = transfer.failure, transfer.claim
     if isinstance(failure, Fenced):
         transfer.failure = NotExecuted("taken_over", retry_after=_BUSY)
-    elif transfer.claim:
-        happened = None if isinstance(failure, OutcomeUnknown) else False
+    elif claim and transfer.standing is not Standing.OURS:
         with transfer.guarded():
-            transfer.claim.wait(str(failure) if isinstance(failure, Outcome) else "error", happened=happened)
+            claim.release()
+    elif claim and failure:
+        with transfer.guarded():
+            if isinstance(failure, Rejected) and transfer.hub_deal:
+                claim.give_up(failure.reason)  # until somebody has mended it, and calls for it again
+            else:
+                happened = None if isinstance(failure, OutcomeUnknown) else False
+                claim.wait(str(failure) if isinstance(failure, Outcome) else "error", happened=happened)
+
+
+@contextmanager
+def _not_busy() -> Iterator[None]:
+    try:
+        yield
+    except Busy:
+        raise NotExecuted("transfer_busy", retry_after=_BUSY) from None
 
 
 prepare(http_client)

@@ -296,6 +296,36 @@ def test_what_is_closed_is_not_given_to_the_job(bench: Bench) -> None:
     assert bench.batches == [["e1"]]
 
 
+def test_whoever_waits_for_what_is_given_up_is_told(bench: Bench) -> None:
+    """Before it is recorded, whatever the reason; of what goes on, is done or was refused nothing is said."""
+    ledger = Ledger(bench.relay.store, bench.relay.clock)
+    for _ in range(MOST_TRIES):
+        ledger.claim(call(5).name, call(5).sha256, lease=1)
+        bench.relay.clock.sleep(1)
+    ends = {"e0": None, "e1": Rejected("no"), "e2": Fenced(), "e3": NotExecuted("rate_limited"), "e4": KeyError("x")}
+
+    def job(tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            failure = ends[task.envelope.key]
+            task.done({}) if failure is None else task.fail(failure)
+
+    said: list[tuple[str, bool]] = []
+
+    def farewell(tasks: Sequence[Task]) -> None:
+        said.extend((task.envelope.key, task.claim.effect.owner is not None) for task in tasks)
+        raise ValueError
+
+    bench.job = job
+    closed = NotExecuted("account_paused")
+    tries = [Try(call(number), last=True) for number in range(6)] + [Try(call(6), last=True, closed=closed)]
+    endings = attempt(bench.ports, tries, bench.do, lease=LEASE, farewell=farewell)
+    assert said == [(key, True) for key in ("e3", "e4", "e5", "e6")]
+    assert [isinstance(end, Dead) for end in endings] == [False, False, False, True, True, True, True]
+    said.clear()
+    attempt(bench.ports, [Try(call(3))], bench.do, lease=LEASE, farewell=farewell)
+    assert not said
+
+
 def test_the_job_of_one_effect_can_be_done_for_many(bench: Bench) -> None:
     """One after the other; what one raises is its own."""
 

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from crm_relay.bitrix24.client import (
     Access,
+    BodyRefused,
     OperatingLimit,
     Operation,
+    PageInstead,
     PortalMoved,
     Refused,
     TokenExpired,
@@ -21,7 +23,6 @@ from crm_relay.bitrix24.client import (
     mapping,
     number,
     origin,
-    read_all,
     reference,
     rows,
 )
@@ -264,9 +265,9 @@ def test_a_method_that_worked_too_long_tells_when_it_may_again(time: object, sec
         (error("PAYMENT_REQUIRED", "", 401), Blocked, "payment_required"),
         (error("PORTAL_DELETED", "", 500), Blocked, "portal_deleted"),
         (error("PORTAL_DELETED", "", 410), Blocked, "portal_deleted"),
-        (says(403, HTML), Blocked, "http_403_page"),
-        (says(413, HTML), Refused, "http_413"),
-        (says(404, HTML), Blocked, "http_404_page"),
+        (says(403, HTML), PageInstead, "http_403_page"),
+        (says(413, HTML), BodyRefused, "http_413"),
+        (says(404, HTML), PageInstead, "http_404_page"),
         (says(429, HTML), NotExecuted, "http_429"),
         (error("SLOW_DOWN", "", 429), NotExecuted, "slow_down"),
         (says(408, HTML), NotExecuted, "http_408"),
@@ -478,31 +479,6 @@ def test_a_batch_that_php_would_not_give_back_is_a_mistake_of_ours(labels: list[
 # Lists and scalars
 
 
-def page_after(last: int) -> Operation[list[dict[str, Any]]]:
-    return Operation("crm.item.list", {"filter": {">id": last}}, rows)
-
-
-def ids(first: int, last: int) -> Response:
-    return says(200, {"result": [{"id": str(number)} for number in range(first, last + 1)]})
-
-
-@pytest.mark.parametrize(("answers", "count"), [([ids(1, 0)], 0), ([ids(1, 49)], 49), ([ids(1, 50), ids(51, 70)], 70)])
-def test_a_list_is_read_by_its_ids(answers: list[Response], count: int) -> None:
-    """The last id of a full page leads to the next."""
-    driven = drive(read_all(WEBHOOK, page_after, now=NOW), *answers)
-    assert driven.result is not None
-    assert [row["id"] for row in driven.result] == [str(number) for number in range(1, count + 1)]
-    assert json.loads(driven.requests[-1].content)["filter"] == {">id": 50 * (len(answers) - 1)}
-
-
-def test_a_list_that_does_not_go_on_ends() -> None:
-    """A portal that ignores the filter would be read for ever."""
-    driven = drive(read_all(WEBHOOK, page_after, now=NOW), ids(1, 50), ids(1, 50))
-    assert type(driven.outcome) is Unreachable
-    driven = drive(read_all(WEBHOOK, page_after, now=NOW), says(200, {"result": [{}] * 50}))
-    assert type(driven.outcome) is Unreachable
-
-
 @pytest.mark.parametrize(("value", "id_"), [(5, 5), ("5", 5), (10**17, 10**17)])
 def test_an_id_is_a_number_or_digits(value: object, id_: int) -> None:
     """It depends on the method."""
@@ -519,3 +495,4 @@ def test_a_refusal_is_final() -> None:
     assert issubclass(Refused, Rejected)
     assert issubclass(TokenExpired, Unauthorized)
     assert issubclass(PortalMoved, Blocked)
+    assert issubclass(PageInstead, Blocked)

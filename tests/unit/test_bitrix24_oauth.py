@@ -4,6 +4,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from crm_relay.bitrix24.client import PageInstead
 from crm_relay.bitrix24.oauth import App, TokenPair, refresh
 from crm_relay.http_client import Response
 from crm_relay.outcomes import Blocked, NotExecuted, Outcome, OutcomeUnknown, Unauthorized, Unreachable
@@ -104,7 +105,7 @@ def test_a_lost_answer_is_asked_for_again(answer: Response | Outcome) -> None:
     [
         (says(503, {"error": "QUERY_LIMIT_EXCEEDED"}), NotExecuted),
         (says(401, {"error": "PAYMENT_REQUIRED"}), Blocked),
-        (says(403, b"<html>"), Blocked),
+        (says(403, b"<html>"), PageInstead),
         (Unreachable("ConnectError"), Unreachable),
     ],
     ids=repr,

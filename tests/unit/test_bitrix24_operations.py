@@ -34,7 +34,7 @@ def row(operation: Operation[Any], method: str, params: object, *shapes: tuple[o
             "crm.item.list",
             {
                 "entityTypeId": 2,
-                "select": ["id", "stageId", "title"],
+                "select": ["id"],
                 "filter": {"=originatorId": "b24:0a", "=originId": "deal:5", ">id": 0},
                 "order": {"id": "ASC"},
                 "start": -1,

@@ -118,6 +118,29 @@ def test_what_is_settled_is_returned_and_never_claimed_again(bench: Bench, state
     assert bench.store.items[f"effect#{NAME}"] is written
 
 
+def test_turns_are_taken_one_after_the_other(bench: Bench) -> None:
+    """As often as somebody needs one; what one has noted the next finds, and nobody has to look at it."""
+    for number in range(3):
+        turn = bench.ledger.turn(NAME, lease=LEASE)
+        assert (turn.effect.notes or {}).get("number", -1) == number - 1
+        with pytest.raises(Busy):
+            bench.ledger.turn(NAME, lease=LEASE)
+        turn.sent({"number": number})
+        turn.release()
+    assert (bench.effect.settled, bench.effect.owner, bench.attention) == (False, None, None)
+
+
+def test_what_is_settled_can_be_taken_up_again(bench: Bench) -> None:
+    """By one owner, as ever; for all others it stays settled until he writes something else."""
+    bench.claim(sha256="").confirm({"id": 5})
+    turn = bench.ledger.turn(NAME, lease=LEASE)
+    with pytest.raises(Busy):
+        bench.ledger.turn(NAME, lease=LEASE)
+    assert isinstance(bench.ledger.claim(NAME, "", lease=LEASE), Effect)
+    turn.confirm({"id": 6})
+    assert bench.effect.result == {"id": 6}
+
+
 def test_another_payload_under_a_known_name_is_refused(bench: Bench) -> None:
     """The same id with other content is no repeat: not while it runs, not when it is settled."""
     claim = bench.claim(sha256="a")

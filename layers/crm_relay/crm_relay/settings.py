@@ -279,16 +279,26 @@ class Bitrix24Texts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     transferred: str = "✅ Сделка #{id} передана в ЕСБ, №{hub_id}"
     failed: str = "❌ Сделка #{id} не передана в ЕСБ: {reason}"
+    incomplete: str = "❌ Сделка #{id} передана в ЕСБ не полностью, №{hub_id}: {reason}"
+    not_updated: str = "❌ Сделка #{id} не обновлена в ЕСБ, №{hub_id}: {reason}"
     fields_left: str = "Не перенесены поля: {names}"
     rows_left: str = "Товары без соответствия в каталоге: {names}"
     files_left: str = "Не перенесены файлы: {names}"
+    rows_missing: str = "Не перенесены товары"
     wrong_stage: str = "сделка не была на стадии, с которой её передают"
     deal_not_found: str = "сделки нет или к ней нет доступа"
+    deal_unreadable: str = "в сделке есть то, чего мы не понимаем"
     came_from_hub: str = "сделка сама пришла из ЕСБ"
+    deleted_in_hub: str = "в ЕСБ её удалили"
+    body_refused: str = "веб-сервер или защитный экран портала не пропустил данные сделки"
+
+    gave_up: str = "долго не удавалось, больше не пробуем; нужна помощь администратора"
 
     def __post_init__(self) -> None:
         _check_template("transferred", self.transferred, ("id", "hub_id"))
         _check_template("failed", self.failed, ("id", "reason"))
+        for name in ("incomplete", "not_updated"):
+            _check_template(name, getattr(self, name), ("id", "hub_id", "reason"))
         for name in ("fields_left", "rows_left", "files_left"):
             _check_template(name, getattr(self, name), ("names",))
 

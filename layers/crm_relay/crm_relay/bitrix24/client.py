@@ -98,6 +98,10 @@ class OperatingLimit(NotExecuted):
     """This one method has worked too long in the last ten minutes; the others go on (reference, section 4.1)."""
 
 
+class PageInstead(Blocked):
+    """A page of a web server or firewall before the API; nothing was executed. About this request, or about all."""
+
+
 class PortalMoved(Blocked):
     """The portal has another address now; nothing was executed, and nothing is sent there until it is configured."""
 
@@ -112,6 +116,10 @@ class Refused(Rejected):
     def __init__(self, reason: str, text: str = "") -> None:
         super().__init__(reason)
         self.text = text
+
+
+class BodyRefused(Refused):
+    """The web server or firewall before the API does not let this very request through; a part of it may pass."""
 
 
 def origin(host: str) -> str:
@@ -143,7 +151,8 @@ def call[T](access: Access, operation: Operation[T], *, now: float) -> Exchange[
     Raises:
         Refused: refused for good.
         TokenExpired, Unauthorized: the token or webhook is not accepted.
-        PortalMoved, Blocked: not paid, deleted, manually blocked, a redirect, or a page from before the API.
+        PageInstead: a page from before the API.
+        PortalMoved, Blocked: not paid, deleted, manually blocked, a redirect.
         NotExecuted: over a limit, with the seconds to stay away.
         OutcomeUnknown: the answer to a write is lost. Reading, Unreachable: it can simply be repeated.
     """
@@ -200,28 +209,6 @@ def batch[T](
     return outcomes
 
 
-def read_all(
-    access: Access, page: Callable[[int], Operation[list[dict[str, Any]]]], *, after: int = 0, now: float
-) -> Exchange[list[dict[str, Any]]]:
-    """Read a list by id, page by page: `page(last)` reads the rows with an id above `last`, in the order of ids.
-
-    It costs the same however long the list is; counting pages does not (Bitrix24 reference, section 4.1).
-    """
-    rows: list[dict[str, Any]] = []
-    while True:
-        found = yield from call(access, page(after), now=now)
-        rows += found
-        if len(found) < PAGE:
-            return rows
-        try:
-            last = row_id(found[-1])
-        except Unusable:
-            raise Unreachable("answer_malformed") from None
-        if last <= after:
-            raise Unreachable("list_out_of_order")
-        after = last
-
-
 # What PHP makes of results: {} is [], ids are numbers or digits, nothing is null, false, "" or [].
 
 
@@ -263,6 +250,16 @@ def number(value: Any) -> int:
     return value
 
 
+def ids(value: Any) -> list[int]:
+    """Return the ids in a field: one, several, or none.
+
+    Raises:
+        Unusable: there is something else among them.
+    """
+    found = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    return [number(each) for each in found if each not in (None, False, "", 0, "0", [])]
+
+
 def row_id(row: Mapping[str, Any]) -> int:
     """Return the id of a row, which is `id` in new methods and `ID` in old ones.
 
@@ -299,9 +296,9 @@ def refused(response: Response, body: Mapping[str, Any] | None, now: float) -> O
     if status == 401:
         return Unauthorized("http_401")
     if status == 413:  # a page of the web server, but about this very request
-        return Refused("http_413")
+        return BodyRefused("http_413")
     if 400 <= status < 500:
-        return Blocked(f"http_{status}_page") if body is None else Refused(f"http_{status}")
+        return PageInstead(f"http_{status}_page") if body is None else Refused(f"http_{status}")
     return OutcomeUnknown(f"http_{status}" if status >= 500 else "success_without_result")
 
 

@@ -7,7 +7,7 @@ All functions return operations for `client.call` and `client.batch`.
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from crm_relay.bitrix24.client import Operation, Unusable, mapping, number, row_id, rows
+from crm_relay.bitrix24.client import PAGE, Operation, Unusable, mapping, number, row_id, rows
 
 DEAL = 2
 CONTACT = 3
@@ -50,7 +50,7 @@ def get(kind: int, item_id: int | str) -> Operation[Item]:
 def list_after(
     kind: int, last: int, *, filters: Mapping[str, Any] | None = None, select: Sequence[str] = ("*",)
 ) -> Operation[list[Item]]:
-    """Read the 50 items that follow the id `last`, for `client.read_all`; an unknown field in a filter is refused."""
+    """Read the 50 items that follow the id `last`, for reading all; an unknown field in a filter is refused."""
     params = {
         "entityTypeId": kind,
         "select": list(select),
@@ -62,10 +62,16 @@ def list_after(
     return Operation("crm.item.list", params, lambda result: _rows_of(result, "items"))
 
 
+def present(kind: int, item_ids: Sequence[int]) -> Operation[list[Item]]:
+    """Read which of at most 50 items there are: `id`. Who was merged into another is there no more."""
+    assert 0 < len(item_ids) <= PAGE
+    return list_after(kind, 0, filters={"@id": list(item_ids)}, select=("id",))
+
+
 def find_by_origin(kind: int, originator_id: str, origin_id: str) -> Operation[list[Item]]:
-    """Look for the items that carry a marker: `id`, `stageId`, `title`; the lowest id first."""
+    """Look for the items that carry a marker: `id`; the lowest first."""
     filters = {"=originatorId": originator_id, "=originId": origin_id}
-    return list_after(kind, 0, filters=filters, select=("id", "stageId", "title"))
+    return list_after(kind, 0, filters=filters, select=("id",))
 
 
 def add(kind: int, fields: Mapping[str, Any]) -> Operation[Item]:
@@ -108,7 +114,7 @@ def find_by_communication(
 
 
 def stage_history_after(last: int, *, filters: Mapping[str, Any] | None = None) -> Operation[list[dict[str, Any]]]:
-    """Read the 50 moves of deals that follow the id `last`, for `client.read_all`.
+    """Read the 50 moves of deals that follow the id `last`.
 
     Each has ID, OWNER_ID (the deal), CREATED_TIME, CATEGORY_ID, STAGE_ID.
     """

@@ -26,7 +26,7 @@ def set_deal_rows(deal_id: int | str, new: Sequence[Mapping[str, Any]]) -> Opera
 def catalog_products(catalog_id: int, last: int, *, filters: Mapping[str, Any]) -> Operation[list[dict[str, Any]]]:
     """Read the 50 products or variations of a catalog that follow the id `last`: `id`, `xmlId`, `name`.
 
-    For `client.read_all`; `filters` such as {"@id": [12, 13]}, {"@xmlId": […]} or {"@name": […]}.
+    `filters` such as {"@id": [12, 13]}, {"@xmlId": […]} or {"@name": […]}.
     """
     params = {
         "select": ["id", "iblockId", "xmlId", "name"],

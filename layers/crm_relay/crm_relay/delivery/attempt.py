@@ -50,6 +50,14 @@ type BatchJob = Callable[[Sequence[Task]], None]
 """Does many effects together and ends each task. What it raises is the failure of those that it has not ended."""
 
 
+type Farewell = Callable[[Sequence[Task]], None]
+"""Tells whoever waits for effects that no worker goes on with; once more, where the giving up is not recorded."""
+
+
+def no_farewell(_: Sequence[Task]) -> None:
+    """Be a Farewell where nobody waits."""
+
+
 def each(job: Job) -> BatchJob:
     """Return the job of one effect as a job of many, one after the other."""
 
@@ -97,7 +105,9 @@ class Try:
     closed: NotExecuted | None = None
 
 
-def attempt(ports: Ports, tries: Sequence[Try], job: BatchJob, *, lease: int) -> list[Ending]:
+def attempt(
+    ports: Ports, tries: Sequence[Try], job: BatchJob, *, lease: int, farewell: Farewell = no_farewell
+) -> list[Ending]:
     """Try effects once, together, and return what came of each, in their order.
 
     Args:
@@ -105,6 +115,7 @@ def attempt(ports: Ports, tries: Sequence[Try], job: BatchJob, *, lease: int) ->
         tries: what to try.
         job: how to do it.
         lease: seconds for which they may be claimed.
+        farewell: is told of those that are given up, before they are.
     """
     ledger = Ledger(ports.store, ports.clock)
     claims = ports.parallel(
@@ -118,6 +129,7 @@ def attempt(ports: Ports, tries: Sequence[Try], job: BatchJob, *, lease: int) ->
         else:
             endings[place] = _unclaimed(ports, tried, claim)
     _do([task for task in tasks.values() if not task.ended], job)
+    _say(farewell, [task for place, task in tasks.items() if _is_given_up(task, last=tries[place].last)])
     writes = [_record(ports, task, last=tries[place].last) for place, task in tasks.items()]
     for place, written in zip(tasks, ports.parallel(_caught, writes), strict=True):
         endings[place] = _recorded(ports, tries[place], written, lease=lease)
@@ -172,6 +184,25 @@ def _do(tasks: Sequence[Task], job: BatchJob) -> None:
     for task in tasks:
         if not task.ended:
             task.fail(failure)
+
+
+def _is_given_up(task: Task, *, last: bool) -> bool:
+    match task.failure:
+        case None | Rejected() | Fenced():
+            return False
+        case _TooManyTries():
+            return True
+        case _:
+            return last
+
+
+def _say(farewell: Farewell, tasks: Sequence[Task]) -> None:
+    try:
+        if tasks:
+            farewell(tasks)
+    except Exception as error:  # noqa: BLE001 (they are given up all the same: the dead letters' alarm tells)
+        log_failure("unhandled", error)
+        count("UnhandledError")
 
 
 def _record(ports: Ports, task: Task, *, last: bool) -> Callable[[], Ending | Exception]:

@@ -113,12 +113,25 @@ class Ledger:
             OtherPayload: another payload has this name.
             StorageError: the store did not answer; nothing may be assumed.
         """
+        return self._claim(name, sha256, lease, again=False)
+
+    def turn(self, name: str, *, lease: int) -> "Claim":
+        """Become the owner of what may be done again and again, settled or not; `Claim.release` ends a turn.
+
+        Raises:
+            Busy, StorageError: as `claim`.
+        """
+        claim = self._claim(name, "", lease, again=True)
+        assert isinstance(claim, Claim)
+        return claim
+
+    def _claim(self, name: str, sha256: str, lease: int, *, again: bool) -> "Claim | Effect":
         item = self._store.get(_key(name))
         while True:
             effect = Effect.read(item.attributes) if item else Effect(State.PLANNED, sha256)
             if effect.sha256 != sha256:
                 raise OtherPayload
-            if effect.settled:
+            if effect.settled and not again:
                 return effect
             now = int(self._clock.time())
             if effect.owner and effect.lease_until > now:
@@ -162,6 +175,10 @@ class Claim:
     def reject(self, reason: str) -> None:
         """Record that the CRM refused for good."""
         self._write(replace(self._free(), state=State.REJECTED, result={"reason": reason}), State.REJECTED.value)
+
+    def release(self) -> None:
+        """End a turn: the next one may begin. What is noted stays."""
+        self._write(replace(self._free(), state=State.PLANNED))
 
     def wait(self, reason: str, *, happened: bool | None, orderly: bool = True) -> None:
         """Give the effect back for a later try.

@@ -4,7 +4,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from crm_relay.delivery.attempt import BatchJob, Dead, Ending, Try, Waiting, attempt, delay, unhandled
+from crm_relay.delivery.attempt import (
+    BatchJob,
+    Dead,
+    Ending,
+    Farewell,
+    Try,
+    Waiting,
+    attempt,
+    delay,
+    no_farewell,
+    unhandled,
+)
 from crm_relay.delivery.envelope import Envelope, NotOurs
 from crm_relay.delivery.ledger import Effect, State
 from crm_relay.delivery.ports import Ports, StorageError
@@ -39,7 +50,7 @@ class Worker:
 
     `read` turns a message body into an envelope (NotOurs if it is none), `ready` raises NotExecuted while
     there is no sense in trying it. Nothing is started with less than `needs_seconds` left, nor tried again when
-    its message has waited for `give_up_after` seconds.
+    its message has waited for `give_up_after` seconds; `farewell` is told then.
     """
 
     ports: Ports
@@ -49,6 +60,7 @@ class Worker:
     together: int = 1
     read: Callable[[str], Envelope] = Envelope.decode
     ready: Callable[[Envelope], None] = lambda _: None
+    farewell: Farewell = no_farewell
 
     def run(self, event: Mapping[str, Any], context: LambdaContext) -> dict[str, list[dict[str, str]]]:
         """Work off an SQS event; return the ids that stay in the queue, as ReportBatchItemFailures wants them."""
@@ -84,7 +96,7 @@ class Worker:
         tries = [each for each in tried if isinstance(each, Try)]
         if len(tries) != 1:
             logger.set_correlation_id(None)
-        endings = iter(attempt(self.ports, tries, self.job, lease=lease(context)))
+        endings = iter(attempt(self.ports, tries, self.job, lease=lease(context), farewell=self.farewell))
         settled = []
         for record, each in zip(records, tried, strict=True):
             logger.set_correlation_id(each.envelope.correlation_id if isinstance(each, Try) else None)
