@@ -18,6 +18,7 @@ class Transfer:
     Attributes:
         order: what is asked for.
         execution: the name of the call that asks.
+        called_at: unix seconds when it came.
         deal: as the source has it.
         rows: its product rows.
         stage: of the route's stages the one that it is in, or was in last.
@@ -33,6 +34,7 @@ class Transfer:
 
     order: Order
     execution: str
+    called_at: float
     deal: Item = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     stage: str = ""

@@ -1,7 +1,7 @@
 """BitrixQueue: carry deals to the hub, many a request: read, map, create, rows, files, report; each step once."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from bitrix_robot.portal import expect, http_client, portal
 from bitrix_robot.report import Reporter
 from crm_relay.bitrix24 import items, products
 from crm_relay.bitrix24.client import APPEARS_WITHIN, DEADLINE, PAGE, Operation, Refused
-from crm_relay.bitrix24.items import DEAL, Item, item_name
+from crm_relay.bitrix24.items import DEAL, Item, item_name, moved_at
 from crm_relay.delivery.attempt import Task, Try, attempt
 from crm_relay.delivery.envelope import Envelope
 from crm_relay.delivery.ledger import Busy, Claim, Effect, Fenced, Ledger
@@ -33,6 +33,8 @@ _NEEDS_SECONDS = 2 * DEADLINE
 _ENDS_BEFORE = 5
 """Seconds of an invocation that are left to the table, for what came of the transfers."""
 _BUSY = 5
+_EVENT_AFTER_MOVE = 3600
+"""Seconds in which an event may tell that a deal came to the stage that it has left since; the sweep finds older moves."""
 _RIGHTS = ("access_denied", "insufficient_scope", "invalid_credentials", "allowed_only_intranet_user")
 _RIGHTS_MISSING = 300
 
@@ -70,7 +72,7 @@ def preview(relay: Runtime, order: Order) -> Transfer:
         Outcome: it cannot be carried, or not be read.
         NotConfigured: relay.toml or the secret lacks something.
     """
-    transfer = Transfer(order, "preview")
+    transfer = Transfer(order, "preview", relay.ports.clock.time())
     _carrier(relay, order.route).map_only(transfer)
     if transfer.failure:
         raise transfer.failure
@@ -81,7 +83,7 @@ def _transfer(relay: Runtime, tasks: Sequence[Task], *, until: float, lease: int
     by_route: dict[str, list[tuple[Task, Transfer]]] = defaultdict(list)
     for task in tasks:
         order = Order.of(task.envelope)
-        by_route[order.route].append((task, Transfer(order, task.envelope.key)))
+        by_route[order.route].append((task, Transfer(order, task.envelope.key, task.envelope.accepted_at)))
     for route, some in by_route.items():
         transfers = [transfer for _, transfer in some]
         try:
@@ -207,7 +209,7 @@ class _Carrier:
         for transfer, answer in moves.items():
             with transfer.guarded():
                 past = expect(answer)
-                if past:
+                if past and _is_about(transfer, past[-1]):
                     transfer.stage = str(past[-1]["STAGE_ID"])
                 elif transfer.order.expected:
                     raise Rejected("wrong_stage")
@@ -405,6 +407,12 @@ def _carrier(relay: Runtime, route: str) -> _Carrier:
     if settings is None:
         raise Rejected("route_gone")
     return _Carrier(relay, route, settings)
+
+
+def _is_about(transfer: Transfer, move: Mapping[str, Any]) -> bool:
+    """Tell whether a call is about a move that the deal has made: any change is an event, years later too."""
+    asked_for = transfer.order.expected or transfer.known is not None
+    return asked_for or transfer.called_at < moved_at(move) + _EVENT_AFTER_MOVE
 
 
 def _present(answer: Item | Outcome) -> Item:
