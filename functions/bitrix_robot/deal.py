@@ -19,6 +19,7 @@ class Transfer:
         order: what is asked for.
         execution: the name of the call that asks.
         called_at: unix seconds when it came.
+        is_awaited: whether its caller waits for the answer.
         deal: as the source has it.
         rows: its product rows.
         stage: of the route's stages the one that it is in, or was in last.
@@ -35,6 +36,7 @@ class Transfer:
     order: Order
     execution: str
     called_at: float
+    is_awaited: bool = False
     deal: Item = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     stage: str = ""

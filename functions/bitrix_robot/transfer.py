@@ -34,7 +34,7 @@ _ENDS_BEFORE = 5
 """Seconds of an invocation that are left to the table, for what came of the transfers."""
 _BUSY = 5
 _EVENT_AFTER_MOVE = 3600
-"""Seconds in which an event may tell that a deal came to the stage that it has left since; the sweep finds older moves."""
+"""Seconds in which an event may be about a deal's coming to the stage that it has left; the sweep finds older moves."""
 _RIGHTS = ("access_denied", "insufficient_scope", "invalid_credentials", "allowed_only_intranet_user")
 _RIGHTS_MISSING = 300
 
@@ -60,7 +60,7 @@ def transfer_at_once(relay: Runtime, envelope: Envelope, context: LambdaContext,
 
     Its message is in the queue already, whatever becomes of this try.
     """
-    job = partial(_transfer, relay, until=relay.ports.clock.time() + within, lease=lease(context))
+    job = partial(_transfer, relay, until=relay.ports.clock.time() + within, lease=lease(context), is_awaited=True)
     [ending] = attempt(relay.ports, [Try(envelope)], job, lease=lease(context))
     return ending if isinstance(ending, Effect) else None
 
@@ -79,11 +79,12 @@ def preview(relay: Runtime, order: Order) -> Transfer:
     return transfer
 
 
-def _transfer(relay: Runtime, tasks: Sequence[Task], *, until: float, lease: int) -> None:
+def _transfer(relay: Runtime, tasks: Sequence[Task], *, until: float, lease: int, is_awaited: bool = False) -> None:
     by_route: dict[str, list[tuple[Task, Transfer]]] = defaultdict(list)
     for task in tasks:
         order = Order.of(task.envelope)
-        by_route[order.route].append((task, Transfer(order, task.envelope.key, task.envelope.accepted_at)))
+        transfer = Transfer(order, task.envelope.key, task.envelope.accepted_at, is_awaited)
+        by_route[order.route].append((task, transfer))
     for route, some in by_route.items():
         transfers = [transfer for _, transfer in some]
         try:

@@ -218,6 +218,17 @@ def test_a_caller_who_waits_too_long_is_sent_to_the_queue(desk: Desk) -> None:
     assert len(desk.partner.comments) == 1
 
 
+def test_a_caller_who_waits_does_not_wait_for_large_files(desk: Desk) -> None:
+    """`?wait=1`: what takes longer than he waits, and more memory than the receiver has, is the queue's."""
+    desk.partner.attach_file(1, "UF_CRM_67BC9A01", "план.pdf", bytes(6_000_000))
+    assert desk.post(event(), "?wait=1") == QUEUED
+    assert [deal["UF_CRM_CONTRACT_FILE"] for deal in desk.hub.deals.values()] == [None]
+    desk.relay.clock.sleep(30)
+    desk.relay.run(60)
+    assert [each.name for each in desk.hub.files.stored.values()] == ["план.pdf"]
+    assert desk.post(event()) == CARRIED
+
+
 def test_a_caller_who_waits_is_told_why_not(desk: Desk) -> None:
     """`?wait=1`: an event for a deal in another stage is no mistake, a robot's is."""
     other = desk.deal("C3:NEW")

@@ -285,6 +285,43 @@ def test_a_file_whose_link_died_is_fetched_by_a_fresh_one(office: Office) -> Non
     assert_whole(office)
 
 
+@pytest.mark.parametrize("answer", [NEVER, RESET], ids=["time-out", "reset"])
+def test_a_colleagues_file_is_not_taken_for_one_whose_upload_was_lost(office: Office, answer: SandboxResponse) -> None:
+    """Somebody in the hub adds a photo while nobody knows what became of ours: in the end both are there."""
+    deal = add_whole_deal(office.partner)
+    office.partner.move(deal.id, READY)
+    handle, lost = office.hub.handle, list[int]()
+
+    def lose_the_photo(request: SandboxRequest) -> SandboxResponse:
+        if b"UF_CRM_PHOTOS" in request.body and b"crm.item.update" in request.path.encode() and not lost:
+            lost.append(1)
+            office.hub.attach_file(1, "UF_CRM_PHOTOS", "коллега.jpg", b"\xff\xd8\xff")
+            return answer
+        return handle(request)
+
+    office.hub.handle = lose_the_photo  # type: ignore[method-assign]
+    office.over()
+    assert lost
+    assert sorted(name for name, _ in office.files("UF_CRM_PHOTOS")) == ["коллега.jpg", "фасад.jpg"]
+    assert office.comments() == [TRANSFERRED]
+
+
+def test_a_colleagues_file_that_comes_meanwhile_stays(office: Office) -> None:
+    """What is in the hub's field is read when ours is about to be written, and not before it is fetched."""
+    deal = add_whole_deal(office.partner)
+    office.partner.move(deal.id, READY)
+    handle = office.partner.handle
+
+    def meanwhile(request: SandboxRequest) -> SandboxResponse:
+        if "getFile" in request.path:
+            office.hub.attach_file(1, "UF_CRM_PHOTOS", "коллега.jpg", b"\xff\xd8\xff")
+        return handle(request)
+
+    office.partner.handle = meanwhile  # type: ignore[method-assign]
+    office.over()
+    assert [name for name, _ in office.files("UF_CRM_PHOTOS")] == ["коллега.jpg", "коллега.jpg", "фасад.jpg"]
+
+
 def test_a_file_that_is_too_large_is_left_and_told_of(office: Office) -> None:
     """The rest goes on."""
     office.route(max_file_bytes=2_500)
