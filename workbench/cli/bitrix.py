@@ -33,6 +33,7 @@ from workbench.cli.console import (
 )
 from workbench.cli.portals import Portals, trouble
 from workbench.cli.target import Target
+from workbench.transfer_robot import CODE, NAME, transfer_robot
 
 if TYPE_CHECKING:
     from workbench.cli.world import World
@@ -43,14 +44,11 @@ app = typer.Typer(
 robot = typer.Typer(no_args_is_help=True, add_completion=False, help="The app's robot, which people put on a stage.")
 app.add_typer(robot, name="robot")
 
-CODE = "crm_relay.transfer"
-"""Our robot's name among those of the app."""
 _WHY = {
     "wrong_stage": "it is not, and never was, in a stage of the route",
     "deal_not_found": "its portal has no such deal, or does not show it to us",
     "came_from_hub": "it came from the hub itself",
 }
-_NAME = "Передать сделку в ЕСБ"
 
 PortalArgument = Annotated[str, typer.Argument(metavar="PORTAL", help="The portal, as relay.toml calls it.")]
 
@@ -124,7 +122,7 @@ def install(
         int | None,
         typer.Option(min=1, metavar="ID", help="Whose token comes in its calls; else who installed the app."),
     ] = None,
-    title: Annotated[str, typer.Option("--name", metavar="NAME", help="As people see it.")] = _NAME,
+    title: Annotated[str, typer.Option("--name", metavar="NAME", help="As people see it.")] = NAME,
     yes: YesOption = False,
     stack: StackOption = None,
     region: RegionOption = None,
@@ -146,27 +144,8 @@ def install(
         if installed:
             confirm(f"The robot is in {name} already. Register it anew?", yes=yes)
             connection.do_as_app(robots.delete_robot(CODE))
-        connection.do_as_app(
-            robots.add_robot(
-                CODE,
-                handler,
-                title,
-                user_id=user or int(connection.do_as_app(directory.profile())["ID"]),
-                properties={
-                    "route": {
-                        "Name": "Маршрут",
-                        "Type": "select",
-                        "Options": {each: each for each in routes},
-                        "Required": "Y",
-                        "Default": routes[0],
-                    }
-                },
-                returns={
-                    "esb_deal_id": {"Name": "Номер сделки в ЕСБ", "Type": "string"},
-                    "status": {"Name": "Результат передачи", "Type": "string"},
-                },
-            )
-        )
+        user_id = user or int(connection.do_as_app(directory.profile())["ID"])
+        connection.do_as_app(transfer_robot(handler, routes, user_id=user_id, name=title))
     except Outcome as outcome:
         raise Problem(f"{trouble(outcome, connection.settings.host)}.") from None
     say(f"The robot «{shown(title)}» is in {shown(name)}, and calls {shown(_masked(handler))}")
