@@ -304,7 +304,7 @@ async def test_ctrl_c_leaves_nothing_behind(here: Started) -> None:
 
 def test_once_ends_well_after_the_story(tmp_path: Path) -> None:
     with started(tmp_path, "--once") as here:
-        assert here.rest() == 0
+        assert here.rest() == 0, here.output
         assert "bus-2002" in here.output
         assert not (tmp_path / "local.json").exists()
 
