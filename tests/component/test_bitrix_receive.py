@@ -314,6 +314,16 @@ def test_c03_c04_a_member_id_that_is_not_this_portals_is_refused(desk: Desk, mem
     assert desk.untouched()
 
 
+def test_c05_a_call_with_our_key_from_another_portal_is_an_alarm(desk: Desk) -> None:
+    """C05: the portal was renamed or is not well described, and its calls never come again; or the key is out."""
+    desk.post(event(1, domain="renamed.bitrix24.ru" + "x" * 100))
+    [told] = [line for line in desk.relay.logs if line["message"] == "call of another portal"]
+    assert (told["portal"], told["member_id"]) == ("partner", PARTNER.member_id)
+    assert told["domain"].startswith("renamed.bitrix24.ru")
+    assert len(told["domain"]) == 64
+    assert desk.relay.metrics["AttentionNeeded"] == 1
+
+
 DOMAINS = [
     "partner.bitrix24.com",
     "esb.bitrix24.ru",
@@ -569,7 +579,7 @@ def test_c22_the_envelope_carries_only_what_the_transfer_needs(desk: Desk) -> No
 
 
 def test_c23_no_secret_in_logs_answers_messages_and_events(desk: Desk) -> None:
-    """C23: whatever becomes of the call; of the message only the event_token travels."""
+    """C23: whatever becomes of the call, dead letters included; of the message only the event_token travels."""
     desk.as_app()
     desk.install()
     tokens = {"access_token": "call-access-token", "refresh_token": "call-refresh-token"}
@@ -578,9 +588,15 @@ def test_c23_no_secret_in_logs_answers_messages_and_events(desk: Desk) -> None:
     bodies = "".join(message.body for message in desk.relay.queues["deals"].messages.values())
     desk.partner.faults.add(faults.Html(status=500), faults.Timeout(), faults.CodedError(), faults.Unauthorized())
     desk.carried()
+    desk.relay.configure("relay", give_up_after_seconds=900)
+    desk.hub.switches.overloaded = True
+    assert desk.post(event(desk.deal()))[0] == 200
+    desk.relay.run(7200)
+    [letter] = desk.relay.dead_letters["deals"].messages.values()
+    bodies += repr(letter)
     events = json.dumps(desk.relay.bus.events, default=dict)
     pair = desk.pair()
-    secrets = [*tokens.values(), APPLICATION_TOKEN, "hub-secret", APP.client_secret, pair["access_token"]]
+    secrets = [*tokens.values(), APPLICATION_TOKEN, URL_KEY, "hub-secret", APP.client_secret, pair["access_token"]]
     for secret in [*secrets, pair["refresh_token"]]:
         assert secret not in desk.relay.output + json.dumps(told) + bodies + events
     assert EVENT_TOKEN not in desk.relay.output + json.dumps(told) + events

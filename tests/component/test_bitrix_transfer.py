@@ -696,12 +696,14 @@ def test_a_portal_that_is_closed_is_paused_with_an_alarm(office: Office, switch:
 
 
 def test_d24_a_portal_that_is_down_is_left_alone(office: Office) -> None:
-    """D24: after five failures in a row there are only probes, one in half a minute."""
+    """D24: after five failures in a row there are only probes, one in half a minute; an operator hears of the wait."""
     office.hub.faults.add(faults.Reset(times=None, probability=0.999_999))
     for _ in range(20):
         office.ready()
     office.relay.run(600)
     assert len(office.hub.received) <= 5 + 600 / 30
+    office.relay.run(600)
+    assert "messages have been waiting for long" in office.attention()
     office.hub.faults = type(office.hub.faults)(Random(0))
     office.over(2 * 3600)
     assert len(office.hub.deals) == 20
