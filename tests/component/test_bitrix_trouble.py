@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from tests.relay import Relay
 from workbench.sandboxes.bitrix24 import HUB_SCOPES, READY, IncomingWebhook, add_whole_deal
+from workbench.sandboxes.bitrix24.calls import Answer, Call, Method, Refused
 from workbench.sandboxes.faults import Redirect
 
 
@@ -43,3 +44,23 @@ def test_a_file_whose_link_leads_away_costs_only_itself(relay: Relay) -> None:
     [comment] = relay.partner.comments
     assert "Не перенесены файлы" in comment.text
     assert relay.items("pause#") == {}
+
+
+def test_options_that_come_late_are_waited_for(relay: Relay) -> None:
+    """The hub's lists are over a limit for a while: no deal goes without its choices meanwhile."""
+    methods = relay.hub._methods
+    read = methods["crm.status.list"]
+
+    def limited(_: Call) -> Answer:
+        raise Refused("OPERATION_TIME_LIMIT", "Method is blocked due to operation time limit.", 429)
+
+    methods["crm.status.list"] = Method(limited, read.scopes)
+    deal = add_whole_deal(relay.partner)
+    relay.partner.move(deal.id, READY)
+    relay.run(120)
+    assert not relay.hub.deals
+    methods["crm.status.list"] = read
+    relay.run(1200)
+    [comment] = relay.partner.comments
+    assert "Не перенесены" not in comment.text
+    assert len(relay.hub.deals) == 1
