@@ -472,7 +472,7 @@ def test_a_dry_run_shows_the_hubs_deal_and_writes_nothing(world: World) -> None:
     known = world.hub.add_contact(name="Мария", fm=[{"typeId": "PHONE", "valueType": "WORK", "value": "+380501234567"}])
     deal = world.whole_deal()
     result = world("bitrix", "transfer", deal, "--route", "main", "--dry-run", "--json")
-    assert result.exit_code == 0
+    assert result.exit_code == 0, result.stderr
     made = json.loads(result.stdout)
     assert (made["deal"], made["stage"], made["hub_deal"]) == (deal, READY, None)
     fields = {each["field"]: each for each in made["fields"]}
