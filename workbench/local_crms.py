@@ -1,5 +1,6 @@
 """The CRMs that have a sandbox here: their keys, their part of the configuration, and the table that lists them."""
 
+import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -37,7 +38,10 @@ from workbench.sandboxes.bitrix24 import (
     WebhookRobot,
     add_whole_deal,
 )
+from workbench.sandboxes.callbacks import Callback
 from workbench.sandboxes.cartelcrm import Life
+from workbench.sandboxes.wire import SandboxRequest
+from workbench.transfer_robot import CODE, transfer_robot
 
 type Json = dict[str, Any]
 
@@ -183,8 +187,9 @@ class AmoCrm(LocalCrm):
 class Bitrix24(LocalCrm):
     """Bitrix24: a partner's portal, the hub, and the authorization server that they share.
 
-    Two stages of the partner's are in the route. Into one a robot calls the relay, as it does in a stage that is not;
-    whatever is changed is told by the outgoing webhook.
+    Three stages of the partner's are in the route. In one a robot calls the relay, as it does in a stage that is not;
+    in another, which is of another pipeline, the app's robot does, once it is there. The outgoing webhook tells of
+    whatever is changed.
     """
 
     name = "bitrix24"
@@ -194,6 +199,8 @@ class Bitrix24(LocalCrm):
     """In the route, with a robot."""
     WEBHOOK_STAGE = "C3:WON"
     """In the route, without a robot."""
+    APP_STAGE = "PREPARATION"
+    """In the route, for the app's robot; who comes there from the other pipeline is told of by no webhook."""
     STRAY_STAGE = "C3:LOSE"
     """Not in the route, with a robot."""
 
@@ -223,6 +230,7 @@ class Bitrix24(LocalCrm):
         for _ in range(OLD_DEALS):
             self.hub.add_deal(title="Заявка с сайта")
         self.deal = add_whole_deal(self.partner).id
+        self._url = ""
         self._webhooks = {name: f"/rest/{webhook.user_id}/{webhook.secret}/" for name, webhook in incoming.items()}
         self.keys = {
             "url_key": token_urlsafe(32),
@@ -256,7 +264,7 @@ class Bitrix24(LocalCrm):
             "main": {
                 "source": "partner",
                 "hub": "hub",
-                "stages": {self.ROBOT_STAGE: "C5:NEW", self.WEBHOOK_STAGE: "C5:CHECKED"},
+                "stages": {self.ROBOT_STAGE: "C5:NEW", self.WEBHOOK_STAGE: "C5:CHECKED", self.APP_STAGE: "C5:NEW"},
                 "fields": {
                     "UF_CRM_1747309879": "UF_CRM_CONTRACT",
                     "UF_CRM_OBJECT_AREA": "UF_CRM_AREA",
@@ -272,12 +280,25 @@ class Bitrix24(LocalCrm):
 
     @override
     def connect(self, outputs: Mapping[str, str]) -> None:
-        url = outputs["BitrixUrl"].replace("{url_key}", self.keys["url_key"])
+        url = self._url = outputs["BitrixUrl"].replace("{url_key}", self.keys["url_key"])
         robots = tuple(
             WebhookRobot(stage=stage, url=f"{url}?route=main") for stage in (self.ROBOT_STAGE, self.STRAY_STAGE)
         )
         webhook = OutgoingWebhook(id=1, url=url, application_token=self.keys["application_token"])
         self.partner.portal = replace(self.partner.portal, webhook_robots=robots, outgoing=(webhook,))
+
+    def install_app(self) -> Callback:
+        """An administrator installs the relay's app in the partner's portal, which tells the relay."""
+        return self.partner.install(self._app.client_id, self._url)
+
+    def place_robot(self) -> None:
+        """The app registers its robot, and an administrator puts it on a stage."""
+        register = transfer_robot(self._url, ["main"], user_id=self._app.user_id)
+        token = self.partner.grant(self._app.client_id).access_token
+        body = json.dumps({**register.params, "auth": token}).encode()
+        headers = {"Content-Type": "application/json"}
+        self.partner.handle(SandboxRequest.of("POST", f"/rest/{register.method}", headers, body))
+        self.partner.place_robot(self.APP_STAGE, CODE, route="main")
 
 
 SANDBOXES: tuple[type[LocalCrm], ...] = (CartelCrm, AmoCrm, Bitrix24)

@@ -241,6 +241,7 @@ class Story:
         by_webhook = add_whole_deal(partner).id
         partner.move(by_webhook, stages.WEBHOOK_STAGE)
         await self._carried(by_webhook, "webhook")
+        await self._app_robot()
         # No call of the portal tells of this one.
         by_json = add_whole_deal(partner, stage=stages.WEBHOOK_STAGE).id
         call = self._call("test_call", deal=by_json, query="route=main&wait=1")
@@ -255,6 +256,27 @@ class Story:
         stray = add_whole_deal(partner).id
         partner.move(stray, stages.STRAY_STAGE)
         await self._refused(stray)
+
+    async def _app_robot(self) -> None:
+        installation = self._bitrix.install_app()
+
+        async def believed() -> bool | None:
+            return installation.state == "delivered" or None
+
+        self._check("", "Bitrix24: app installed", "200, proven", ok=await self._until(believed), look=_DEAL)
+        self._bitrix.place_robot()
+        deal = add_whole_deal(self._bitrix.partner).id
+        self._bitrix.partner.move(deal, self._bitrix.APP_STAGE)
+        await self._carried(deal, "app's robot")
+
+        async def answered() -> Mapping[str, Any] | None:
+            runs = (run for run in self._bitrix.partner.robot_results if run.deal_id == deal)
+            return next((run.returned for run in runs), None)
+
+        got = await self._until(answered)
+        ok = got == {"status": "ok", "esb_deal_id": str(self._in_hub(deal, "").hub_deals[0])}
+        told = f"esb_deal_id {got['esb_deal_id']}" if got else "an answer"
+        self._check(f"deal {deal}", "the app's robot goes on", told, ok=ok, look=_DEAL)
 
     async def _end(self) -> None:
         async def settled() -> bool | None:

@@ -35,6 +35,8 @@ class Transfer:
     Attributes:
         order: what is asked for.
         execution: the name of the call that asks.
+        called_at: unix seconds when it came.
+        is_awaited: whether its caller waits for the answer.
         deal: as the source has it.
         rows: its product rows.
         source_cards: its contacts and company.
@@ -53,6 +55,8 @@ class Transfer:
 
     order: Order
     execution: str
+    called_at: float
+    is_awaited: bool = False
     deal: Item = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     source_cards: Sequence[SourceCard] = ()

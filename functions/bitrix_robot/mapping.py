@@ -333,8 +333,9 @@ def mistakes(
     for key in ("source_portal_field", "source_deal_field", "transfer_date_field"):
         if field := getattr(route, key):
             found += (f"{key}: {mistake}" for mistake in _mistakes_of_target(field, hub))
-    for name in route.constants:
+    for name, constant in route.constants.items():
         found += (f"constants.{name}: {mistake}" for mistake in _mistakes_of_target(name, hub))
+        found += (f"constants.{name}: {mistake}" for mistake in _mistakes_of_choice(constant, name, hub))
     written = {item_name(name) for name in (*route.targets.values(), *route.constants)}
     written |= {"title", "stageId", "categoryId", "opportunity", "currencyId", "assignedById"}
     found += [f"fields: the hub requires {name}" for name, each in hub.items() if each.required and name not in written]
@@ -352,11 +353,27 @@ def _mistakes_of(name: str, rule: str | Bitrix24Field, source: Definitions, hub:
     if (field.type == "file") != (target.type == "file"):
         return [*found, f"{field.type} does not fit {rule.to}, which is {target.type}"]
     if target.type in _CHOICES and field.type in _CHOICES and not rule.default:
-        lost = [option.text for option in field.options if _choice(option, rule, target) is None]
-        found += (f'{rule.to} has no option for "{text}"' for text in lost)
-    if rule.default and target.type in _CHOICES and _chosen(rule.default, target) is None:
-        found.append(f'{rule.to} has no option "{rule.default}", the default')
+        unnamed = [option for option in field.options if option.text not in rule.values]
+        lost = [option.text for option in unnamed if _choice(option, rule, target) is None]
+        found += (f'{rule.to} has no option for "{text}", but {_texts(target)}' for text in lost)
+    if field.type in _CHOICES:
+        unknown = rule.values.keys() - {option.text for option in field.options}
+        found += (f'the source has no option "{text}", but {_texts(field)}' for text in sorted(unknown))
+    for text in filter(None, (rule.default, *rule.values.values())):
+        found += _mistakes_of_choice(text, rule.to, hub)
     return found
+
+
+def _mistakes_of_choice(chosen: Any, name: str, hub: Definitions) -> list[str]:
+    target = hub.get(item_name(name))
+    if target is None or target.type not in _CHOICES or not target.options:
+        return []
+    wrong = [str(each) for each in _values(list(chosen) if isinstance(chosen, tuple) else chosen)]
+    return [f'{name} has no option "{text}", but {_texts(target)}' for text in wrong if _chosen(text, target) is None]
+
+
+def _texts(definition: Definition) -> str:
+    return ", ".join(f'"{option.text}"' for option in definition.options) or "none"
 
 
 def _mistakes_of_target(name: str, hub: Definitions) -> list[str]:

@@ -16,7 +16,8 @@ DEAL = "bitrix24.deal"
 class Order:
     """One deal of a portal by one route, both by our names.
 
-    `expected` tells that somebody waits to see the deal in the hub; an event tells of any change of any deal.
+    `expected` tells that somebody waits to see the deal in the hub, whenever it was in a stage of the route; an event
+    tells of any change of any deal.
     `event_token` answers an app's robot: the only secret that travels.
     """
 

@@ -28,12 +28,13 @@ from crm_relay.delivery.account import Account as Door
 from crm_relay.delivery.runtime import Runtime
 from crm_relay.delivery.tokens import Pair, SharedToken
 from crm_relay.http_client import Exchange, HttpClient
-from crm_relay.outcomes import NotConfigured, NotExecuted, Outcome, OutcomeUnknown, Unauthorized, Unreachable
+from crm_relay.outcomes import NotConfigured, NotExecuted, Outcome, OutcomeUnknown, Rejected, Unauthorized, Unreachable
 from crm_relay.settings import Bitrix24Portal, Bitrix24Secrets
 
 _REFRESH_BEFORE = 60
 """Seconds before its end at which an access token is refreshed. Bitrix24 frowns on those who do it much earlier."""
 _DEFINITIONS_KEPT = 600
+_OPTIONS = ("user_fields", "statuses")
 _NEEDS_SECONDS = 10
 """Seconds that a request is given at least, with its wait for a slot: what is cut off leaves doubts behind."""
 _RESPONSE_LIMIT = 32 * 1024 * 1024
@@ -171,12 +172,9 @@ class Portal:
                 "statuses": directory.statuses(),
             }
             found = self.do_all(read)
-            if isinstance(found["fields"], Outcome):
-                raise found["fields"]
-            told = {name: answer for name, answer in found.items() if not isinstance(answer, Outcome)}
-            self._definitions = definitions(
-                told["fields"], user_fields=told.get("user_fields", ()), statuses=told.get("statuses", ())
-            )
+            # Options may be kept from us for good; what is only late would be missed by all deals of ten minutes.
+            options = {name: () if isinstance(found[name], Rejected) else expect(found[name]) for name in _OPTIONS}
+            self._definitions = definitions(expect(found["fields"]), **options)
             self._definitions_read_at = self.now()
         return self._definitions
 

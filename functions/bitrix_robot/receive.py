@@ -34,6 +34,8 @@ _QUEUE_AFTER = 30
 """Seconds that the queue leaves to it."""
 _TOKEN_LIVES = 3600
 """Seconds, where a call does not say."""
+_LONGEST_TOLD = 64
+"""Characters of what a log says of an unknown caller."""
 _TYPES = ("application/x-www-form-urlencoded", "application/json")
 
 
@@ -87,6 +89,9 @@ def _expect_proven(relay: Runtime, name: str, secrets: Bitrix24Secrets, proof: P
     """
     portal = relay.settings.bitrix24.portals.get(name)
     if portal is None or (proof.member_id, proof.domain) != (portal.member_id, portal.domain):
+        # Whoever knows the key is the portal itself, renamed or not well described, or has the key from there.
+        told = {"member_id": proof.member_id[:_LONGEST_TOLD], "domain": proof.domain[:_LONGEST_TOLD]}
+        needs_attention("call of another portal", portal=name, **told)
         raise Forbidden("portal_not_configured")
     if proof.kind == "installed" and not secrets.client_id:
         raise Forbidden("installation_not_proven")

@@ -1,10 +1,13 @@
 """Every ten minutes: deals that came to a route's stage, and of which no call has told, are put into the queue.
 
-Bitrix24 never repeats a call (reference, section 2.0), but it keeps each move of a deal between stages.
+Bitrix24 never repeats a call (reference, section 2.0), but it keeps each move of a deal between stages. A move is a gap
+if the ledger has not heard of its deal since. What it has heard of since has its message, or had it: one that was
+refused was told of, and one that was given up is among the dead letters, where it is an operator's; both are taken up
+when their deal comes to a stage of the route once more. Where a deal is in the hub, and stays there as it is, there is
+no gap.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import partial
 from itertools import takewhile
 from typing import Any
@@ -13,9 +16,9 @@ from bitrix_robot.keys import portal_key
 from bitrix_robot.order import Order
 from bitrix_robot.portal import Portal, http_client, portal
 from crm_relay.bitrix24.client import DEADLINE, PAGE, row_id
-from crm_relay.bitrix24.items import latest_stage_history, stage_history_after
+from crm_relay.bitrix24.items import latest_stage_history, moved_at, stage_history_after
 from crm_relay.delivery.inbox import make_all_durable
-from crm_relay.delivery.ledger import Ledger
+from crm_relay.delivery.ledger import Effect, Ledger
 from crm_relay.delivery.ports import StorageError, update
 from crm_relay.delivery.runtime import Runtime, prepare, runtime
 from crm_relay.delivery.worker import LambdaContext
@@ -78,7 +81,7 @@ def _sweep(relay: Runtime, source: Portal, routes: Mapping[str, Bitrix24Route]) 
     filters = {"@STAGE_ID": sorted({stage for route in routes.values() for stage in route.stages})}
     while True:
         page = source.do(stage_history_after(last, filters=filters))
-        told_of = list(takewhile(lambda move: _moment(move) <= source.now() - _CALL_TAKES, page))
+        told_of = list(takewhile(lambda move: not _is_young(move, source.now()), page))
         if told_of:
             queued += _queue_unknown(relay, source, routes, told_of)
             last = row_id(told_of[-1])
@@ -88,22 +91,37 @@ def _sweep(relay: Runtime, source: Portal, routes: Mapping[str, Bitrix24Route]) 
 
 
 def _queue_unknown(relay: Runtime, source: Portal, routes: Mapping[str, Bitrix24Route], moves: Sequence[_Move]) -> int:
-    """Queue the transfers that the ledger has never heard of; return how many these are."""
-    orders = {
-        Order(source.name, int(move["OWNER_ID"]), name, expected=False): row_id(move)
+    """Queue the transfers that the ledger has not heard of since these moves; return how many these are."""
+    last_moves = {
+        Order(source.name, int(move["OWNER_ID"]), name, expected=False): move
         for move in moves
         for name, route in routes.items()
         if move.get("STAGE_ID") in route.stages
     }
     ledger = Ledger(relay.ports.store, relay.ports.clock)
-    known = relay.ports.parallel(lambda order: ledger.find(order.transfer), list(orders))
-    gaps = {order: move for (order, move), effect in zip(orders.items(), known, strict=True) if effect is None}
-    now = source.now()
+    known = relay.ports.parallel(lambda order: ledger.last_known(order.transfer), list(last_moves))
+    gaps = {
+        order: move
+        for (order, move), effect in zip(last_moves.items(), known, strict=True)
+        if effect is None or _is_gap(routes[order.route], move, *effect)
+    }
     if gaps:
-        make_all_durable(relay.ports, [order.envelope(call=f"sweep-{move}", now=now) for order, move in gaps.items()])
+        # In the place of the calls that should have come then.
+        calls = [order.envelope(call=f"sweep-{row_id(move)}", now=moved_at(move)) for order, move in gaps.items()]
+        make_all_durable(relay.ports, calls)
         logger.warning("calls were lost", portal=source.name, deals=len(gaps))
         count("Swept", len(gaps))
     return len(gaps)
+
+
+def _is_gap(route: Bitrix24Route, move: _Move, effect: Effect, written_at: int) -> bool:
+    is_over = effect.settled and route.on_repeat == "nothing"
+    return not is_over and written_at < moved_at(move)
+
+
+def _is_young(move: _Move, now: float) -> bool:
+    """Tell whether a move's call may still come; not of one in our future, where the portal's clock is ahead."""
+    return now - _CALL_TAKES < moved_at(move) <= now
 
 
 def _remember(relay: Runtime, key: str, last: int) -> None:
@@ -112,15 +130,6 @@ def _remember(relay: Runtime, key: str, last: int) -> None:
 
 def _later(last: int, seen: Mapping[str, Any]) -> Mapping[str, Any]:
     return seen if seen.get("last", -1) >= last else {"last": last}
-
-
-def _moment(move: _Move) -> float:
-    """Return when a move was made; long ago, if that cannot be read."""
-    try:
-        moment = datetime.fromisoformat(str(move.get("CREATED_TIME")))
-    except ValueError:
-        return 0.0
-    return moment.timestamp() if moment.tzinfo else 0.0
 
 
 prepare(http_client)

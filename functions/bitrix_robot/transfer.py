@@ -16,7 +16,7 @@ from bitrix_robot.portal import expect, http_client, portal
 from bitrix_robot.report import Reporter, missing
 from crm_relay.bitrix24 import items, products
 from crm_relay.bitrix24.client import APPEARS_WITHIN, DEADLINE, PAGE, Operation, Refused, row_id
-from crm_relay.bitrix24.items import DEAL, Item, item_name
+from crm_relay.bitrix24.items import DEAL, Item, item_name, moved_at
 from crm_relay.delivery.attempt import Task, Try, attempt
 from crm_relay.delivery.envelope import Envelope
 from crm_relay.delivery.ledger import Busy, Claim, Effect, Fenced, Ledger
@@ -35,6 +35,8 @@ _NEEDS_SECONDS = 2 * DEADLINE
 _ENDS_BEFORE = 5
 """Seconds of an invocation that are left to the table, for what came of the transfers."""
 _BUSY = 5
+_EVENT_AFTER_MOVE = 3600
+"""Seconds in which an event may be about a deal's coming to the stage that it has left; the sweep finds older moves."""
 _RIGHTS = ("access_denied", "insufficient_scope", "invalid_credentials", "allowed_only_intranet_user")
 _RIGHTS_MISSING = 300
 
@@ -61,7 +63,7 @@ def transfer_at_once(relay: Runtime, envelope: Envelope, context: LambdaContext,
 
     Its message is in the queue already, whatever becomes of this try.
     """
-    job = partial(_transfer, relay, until=relay.ports.clock.time() + within, lease=lease(context))
+    job = partial(_transfer, relay, until=relay.ports.clock.time() + within, lease=lease(context), is_awaited=True)
     [ending] = attempt(relay.ports, [Try(envelope)], job, lease=lease(context))
     return ending if isinstance(ending, Effect) else None
 
@@ -73,15 +75,15 @@ def preview(relay: Runtime, order: Order) -> Transfer:
         Outcome: it cannot be carried, or not be read.
         NotConfigured: relay.toml or the secret lacks something.
     """
-    transfer = Transfer(order, "preview")
+    transfer = Transfer(order, "preview", relay.ports.clock.time())
     _carrier(relay, order.route).map_only(transfer)
     if transfer.failure:
         raise transfer.failure
     return transfer
 
 
-def _transfer(relay: Runtime, tasks: Sequence[Task], *, until: float, lease: int) -> None:
-    transfers = [_of(task) for task in tasks]
+def _transfer(relay: Runtime, tasks: Sequence[Task], *, until: float, lease: int, is_awaited: bool = False) -> None:
+    transfers = [_of(task, is_awaited=is_awaited) for task in tasks]
     for route, some in _by_route(transfers):
         try:
             if route in relay.settings.bitrix24.routes:
@@ -118,8 +120,8 @@ def _farewell(relay: Runtime, tasks: Sequence[Task], *, until: float, lease: int
             log_failure("given up without a word", error, route=route)
 
 
-def _of(task: Task) -> Transfer:
-    return Transfer(Order.of(task.envelope), task.envelope.key)
+def _of(task: Task, *, is_awaited: bool = False) -> Transfer:
+    return Transfer(Order.of(task.envelope), task.envelope.key, task.envelope.accepted_at, is_awaited)
 
 
 def _by_route(transfers: Sequence[Transfer]) -> Iterable[tuple[str, list[Transfer]]]:
@@ -272,7 +274,7 @@ class _Carrier:
         for transfer, answer in moves.items():
             with transfer.guarded():
                 past = expect(answer)
-                if past:
+                if past and _is_about(transfer, past[-1]):
                     transfer.stage = str(past[-1].get("STAGE_ID"))
                 elif transfer.order.expected:
                     raise Rejected("wrong_stage")
@@ -503,6 +505,12 @@ class _Carrier:
 @lru_cache(maxsize=16)
 def _carrier(relay: Runtime, route: str) -> _Carrier:
     return _Carrier(relay, route, relay.settings.bitrix24.routes[route])
+
+
+def _is_about(transfer: Transfer, move: Mapping[str, Any]) -> bool:
+    """Tell whether a call is about a move that the deal has made: any change is an event, years later too."""
+    asked_for = transfer.order.expected or transfer.is_carried
+    return asked_for or transfer.called_at < moved_at(move) + _EVENT_AFTER_MOVE
 
 
 def _present(answer: Item | Outcome, *, else_: str) -> Item:

@@ -218,6 +218,17 @@ def test_a_caller_who_waits_too_long_is_sent_to_the_queue(desk: Desk) -> None:
     assert len(desk.partner.comments) == 1
 
 
+def test_a_caller_who_waits_does_not_wait_for_large_files(desk: Desk) -> None:
+    """`?wait=1`: what takes longer than he waits, and more memory than the receiver has, is the queue's."""
+    desk.partner.attach_file(1, "UF_CRM_67BC9A01", "план.pdf", bytes(6_000_000))
+    assert desk.post(event(), "?wait=1") == QUEUED
+    assert [deal["UF_CRM_CONTRACT_FILE"] for deal in desk.hub.deals.values()] == [None]
+    desk.relay.clock.sleep(30)
+    desk.relay.run(60)
+    assert [each.name for each in desk.hub.files.stored.values()] == ["план.pdf"]
+    assert desk.post(event()) == CARRIED
+
+
 def test_a_caller_who_waits_is_told_why_not(desk: Desk) -> None:
     """`?wait=1`: an event for a deal in another stage is no mistake, a robot's is."""
     other = desk.deal("C3:NEW")
@@ -234,6 +245,44 @@ def test_an_event_of_a_deal_in_another_stage_is_quiet(desk: Desk) -> None:
     assert desk.post(event(other))[0] == 200
     assert desk.carried() == 0
     assert (desk.partner.comments, desk.partner.notifications, desk.published()) == ([], [], [])
+
+
+def test_an_event_does_not_revive_a_deal_that_passed_the_stage_long_ago(desk: Desk) -> None:
+    """Somebody corrects an old deal's comment: that is about something else; within the hour it is about the move."""
+    desk.partner.move(1, "C3:NEW")
+    desk.relay.clock.sleep(3000)
+    young = desk.deal()
+    desk.partner.move(young, "C3:NEW")
+    desk.relay.clock.sleep(600)
+    for deal in (1, young):
+        assert desk.post(event(deal))[0] == 200
+    assert desk.carried() == 1
+    assert desk.hub.deals[1]["UF_SOURCE_DEAL_ID"] == young
+    assert (len(desk.partner.comments), desk.published()) == (1, ["DealTransferred"])
+    assert desk.post(webhook_robot())[0] == 200  # a robot means this very deal
+    assert desk.carried() == 2
+
+
+def test_an_event_that_waited_long_counts_from_when_it_came(desk: Desk) -> None:
+    """The relay was busy or the portal paused for hours: that is nobody's fault of the deal."""
+    assert desk.post(event())[0] == 200
+    desk.partner.move(1, "C3:NEW")
+    desk.relay.clock.sleep(5 * 3600)
+    assert desk.carried() == 1
+
+
+def test_an_event_brings_a_carried_deal_up_to_date_however_long_ago_it_was(desk: Desk) -> None:
+    """Where the route updates, any later change goes along."""
+    route = msgspec.structs.replace(desk.relay.settings.bitrix24.routes["main"], on_repeat="update")
+    desk.relay.configure("bitrix24", routes={"main": route})
+    desk.post(event())
+    desk.carried()
+    desk.partner.move(1, "C3:NEW")
+    desk.relay.clock.sleep(30 * 86_400)
+    desk.partner.change(1, title="Двери")
+    desk.post(event())
+    assert desk.carried() == 1
+    assert desk.hub.deals[1]["title"] == "Двери"
 
 
 # Proof
@@ -263,6 +312,16 @@ def test_c03_c04_a_member_id_that_is_not_this_portals_is_refused(desk: Desk, mem
     for tree in (event(1, member_id=member), webhook_robot(1, member_id=member)):
         assert desk.post(tree) == NOT_OURS
     assert desk.untouched()
+
+
+def test_c05_a_call_with_our_key_from_another_portal_is_an_alarm(desk: Desk) -> None:
+    """C05: the portal was renamed or is not well described, and its calls never come again; or the key is out."""
+    desk.post(event(1, domain="renamed.bitrix24.ru" + "x" * 100))
+    [told] = [line for line in desk.relay.logs if line["message"] == "call of another portal"]
+    assert (told["portal"], told["member_id"]) == ("partner", PARTNER.member_id)
+    assert told["domain"].startswith("renamed.bitrix24.ru")
+    assert len(told["domain"]) == 64
+    assert desk.relay.metrics["AttentionNeeded"] == 1
 
 
 DOMAINS = [
@@ -520,7 +579,7 @@ def test_c22_the_envelope_carries_only_what_the_transfer_needs(desk: Desk) -> No
 
 
 def test_c23_no_secret_in_logs_answers_messages_and_events(desk: Desk) -> None:
-    """C23: whatever becomes of the call; of the message only the event_token travels."""
+    """C23: whatever becomes of the call, dead letters included; of the message only the event_token travels."""
     desk.as_app()
     desk.install()
     tokens = {"access_token": "call-access-token", "refresh_token": "call-refresh-token"}
@@ -529,9 +588,15 @@ def test_c23_no_secret_in_logs_answers_messages_and_events(desk: Desk) -> None:
     bodies = "".join(message.body for message in desk.relay.queues["deals"].messages.values())
     desk.partner.faults.add(faults.Html(status=500), faults.Timeout(), faults.CodedError(), faults.Unauthorized())
     desk.carried()
+    desk.relay.configure("relay", give_up_after_seconds=900)
+    desk.hub.switches.overloaded = True
+    assert desk.post(event(desk.deal()))[0] == 200
+    desk.relay.run(7200)
+    [letter] = desk.relay.dead_letters["deals"].messages.values()
+    bodies += repr(letter)
     events = json.dumps(desk.relay.bus.events, default=dict)
     pair = desk.pair()
-    secrets = [*tokens.values(), APPLICATION_TOKEN, HUB_SECRET, APP.client_secret, pair["access_token"]]
+    secrets = [*tokens.values(), APPLICATION_TOKEN, URL_KEY, HUB_SECRET, APP.client_secret, pair["access_token"]]
     for secret in [*secrets, pair["refresh_token"]]:
         assert secret not in desk.relay.output + json.dumps(told) + bodies + events
     assert EVENT_TOKEN not in desk.relay.output + json.dumps(told) + events
@@ -728,3 +793,139 @@ def test_a_sweep_that_breaks_off_goes_on_where_it_was(desk: Desk) -> None:
     desk.relay.mend()
     sweep(desk)
     assert desk.carried() == 60
+
+
+def moved(desk: Desk) -> int:
+    """A deal comes to the stage, and nobody tells of it."""
+    deal = desk.deal("C3:NEW")
+    desk.partner.move(deal, READY)
+    return deal
+
+
+def test_a_deal_that_moved_on_while_there_was_no_sweep_is_carried(desk: Desk) -> None:
+    """The schedule stood still for days: a sweep's order is as old as the move."""
+    sweep(desk)
+    deal = moved(desk)
+    desk.relay.clock.sleep(60)
+    desk.partner.move(deal, "C3:NEW")
+    desk.relay.clock.sleep(3 * 86_400)
+    assert sweep(desk) == {"partner": 1}
+    assert desk.carried() == 1
+
+
+def test_what_was_given_up_is_an_operators_until_its_deal_comes_to_the_stage_once_more(desk: Desk) -> None:
+    """Its message is among the dead letters; sent again or queued anew, the deal is carried once."""
+    desk.relay.configure("relay", give_up_after_seconds=900)
+    sweep(desk)
+    deal = moved(desk)
+    desk.post(event(deal))
+    desk.hub.switches.overloaded = True
+    desk.relay.run(7200)
+    [letter] = desk.relay.dead_letters["deals"].messages.values()
+    desk.hub.switches.overloaded = False
+    assert sweep(desk) == {"partner": 0}
+    assert desk.carried() == 0
+    desk.partner.move(deal, "C3:NEW")
+    desk.partner.move(deal, READY)
+    desk.relay.clock.sleep(600)
+    assert sweep(desk) == {"partner": 1}
+    desk.relay.queues["deals"].send(letter.body)
+    assert desk.carried() == 1
+
+
+def test_a_deal_that_was_refused_is_tried_again_when_it_comes_once_more(desk: Desk) -> None:
+    """Not before: it was told of."""
+    sweep(desk)
+    deal = moved(desk)
+    portal = desk.hub.portal
+    fields = {**portal.user_fields, DEAL: tuple(replace(each, required=True) for each in portal.user_fields[DEAL])}
+    desk.hub.portal = replace(portal, user_fields=fields)
+    desk.post(event(deal))
+    desk.relay.run(600)
+    assert desk.published() == ["DealTransferFailed"]
+    desk.hub.portal = portal
+    assert sweep(desk) == {"partner": 0}
+    desk.partner.move(deal, "C3:NEW")
+    desk.partner.move(deal, READY)
+    desk.relay.clock.sleep(600)
+    assert sweep(desk) == {"partner": 1}
+    assert desk.carried() == 1
+
+
+@pytest.mark.parametrize("on_repeat", ["nothing", "update"])
+def test_a_carried_deal_that_comes_once_more_is_a_gap_where_the_route_updates(desk: Desk, on_repeat: Any) -> None:
+    """Its call got lost like any other."""
+    route = msgspec.structs.replace(desk.relay.settings.bitrix24.routes["main"], on_repeat=on_repeat)
+    desk.relay.configure("bitrix24", routes={"main": route})
+    sweep(desk)
+    deal = moved(desk)
+    desk.post(event(deal))
+    desk.carried()
+    assert sweep(desk) == {"partner": 0}
+    desk.partner.move(deal, "C3:NEW")
+    desk.partner.change(deal, title="Двери")
+    desk.partner.move(deal, READY)
+    desk.relay.clock.sleep(600)
+    updates = on_repeat == "update"
+    assert sweep(desk) == {"partner": int(updates)}
+    assert desk.carried() == 1
+    assert desk.hub.deals[1]["title"] == ("Двери" if updates else "Окна")
+
+
+@pytest.mark.parametrize("ahead", [-7200, 7200])
+def test_a_portal_whose_clock_is_wrong_is_swept_in_time(desk: Desk, ahead: float) -> None:
+    """Its history is of its own time."""
+    sweep(desk)
+    desk.partner.items._clock = lambda: desk.relay.clock.now + ahead
+    deals = {moved(desk) for _ in range(3)}
+    queued = 0
+    for _ in range(2):
+        desk.relay.clock.sleep(400)
+        queued += sweep(desk)["partner"]
+    assert queued == len(deals)
+    assert desk.carried() == len(deals)
+
+
+def test_two_sweeps_at_once_carry_each_deal_once(desk: Desk) -> None:
+    """The schedule is at least once; what one has found, the other may find too."""
+    sweep(desk)
+    for _ in range(60):
+        moved(desk)
+    desk.relay.clock.sleep(600)
+    calls = 0
+
+    def second(name: str) -> None:
+        nonlocal calls
+        calls += name == "queue.send_all"
+        if calls == 1:
+            calls += 1
+            sweep(desk)
+
+    desk.relay.before_call = second
+    sweep(desk)
+    assert desk.carried() == 60
+    assert len(desk.partner.comments) == 60
+    assert sweep(desk) == {"partner": 0}
+
+
+def test_a_portal_that_refuses_costs_the_others_nothing(desk: Desk) -> None:
+    """Each has its own place in its history; whoever can mend it is told."""
+    settings = desk.relay.settings.bitrix24
+    other, unknown = (
+        msgspec.structs.replace(settings.portals["partner"], member_id=digit * 32, host=PARTNER.domain)
+        for digit in "01"
+    )
+    route = msgspec.structs.replace(settings.routes["main"], source="other")
+    portals = {"other": other, "without_key": unknown, **settings.portals}
+    routes = {"other": route, "third": msgspec.structs.replace(route, source="without_key"), **settings.routes}
+    wrong = f"https://{PARTNER.domain}/rest/1/wrong/"
+    desk.relay.bitrix_secrets["other"] = msgspec.structs.replace(
+        desk.relay.bitrix_secrets["partner"], webhook_url=wrong
+    )
+    desk.relay.configure("bitrix24", portals=portals, routes=routes)
+    assert sweep(desk) == {"other": None, "without_key": None, "partner": 0}
+    moved(desk)
+    desk.relay.clock.sleep(600)
+    assert sweep(desk) == {"other": None, "without_key": None, "partner": 1}
+    assert desk.carried() == 1
+    assert "portal not configured" in [line["message"] for line in desk.relay.logs]

@@ -329,6 +329,43 @@ def test_a_file_whose_link_died_is_fetched_by_a_fresh_one(office: Office) -> Non
     assert_whole(office)
 
 
+@pytest.mark.parametrize("answer", [NEVER, RESET], ids=["time-out", "reset"])
+def test_a_colleagues_file_is_not_taken_for_one_whose_upload_was_lost(office: Office, answer: SandboxResponse) -> None:
+    """Somebody in the hub adds a photo while nobody knows what became of ours: in the end both are there."""
+    deal = add_whole_deal(office.partner)
+    office.partner.move(deal.id, READY)
+    handle, lost = office.hub.handle, list[int]()
+
+    def lose_the_photo(request: SandboxRequest) -> SandboxResponse:
+        if b"UF_CRM_PHOTOS" in request.body and b"crm.item.update" in request.path.encode() and not lost:
+            lost.append(1)
+            office.hub.attach_file(1, "UF_CRM_PHOTOS", "коллега.jpg", b"\xff\xd8\xff")
+            return answer
+        return handle(request)
+
+    office.hub.handle = lose_the_photo  # type: ignore[method-assign]
+    office.over()
+    assert lost
+    assert sorted(name for name, _ in office.files("UF_CRM_PHOTOS")) == ["коллега.jpg", "фасад.jpg"]
+    assert office.comments() == [TRANSFERRED]
+
+
+def test_a_colleagues_file_that_comes_meanwhile_stays(office: Office) -> None:
+    """What is in the hub's field is read when ours is about to be written, and not before it is fetched."""
+    deal = add_whole_deal(office.partner)
+    office.partner.move(deal.id, READY)
+    handle = office.partner.handle
+
+    def meanwhile(request: SandboxRequest) -> SandboxResponse:
+        if "getFile" in request.path:
+            office.hub.attach_file(1, "UF_CRM_PHOTOS", "коллега.jpg", b"\xff\xd8\xff")
+        return handle(request)
+
+    office.partner.handle = meanwhile  # type: ignore[method-assign]
+    office.over()
+    assert [name for name, _ in office.files("UF_CRM_PHOTOS")] == ["коллега.jpg", "коллега.jpg", "фасад.jpg"]
+
+
 def test_a_file_that_is_too_large_is_left_and_told_of(office: Office) -> None:
     """The rest goes on."""
     office.route(max_file_bytes=2_500)
@@ -907,12 +944,14 @@ def test_a_portal_that_is_closed_is_paused_with_an_alarm(office: Office, switch:
 
 
 def test_d24_a_portal_that_is_down_is_left_alone(office: Office) -> None:
-    """D24: after five failures in a row there are only probes, one in half a minute."""
+    """D24: after five failures in a row there are only probes, one in half a minute; an operator hears of the wait."""
     office.hub.faults.add(faults.Reset(times=None, probability=0.999_999))
     for _ in range(20):
         office.ready()
     office.relay.run(600)
     assert len(office.hub.received) <= 5 + 600 / 30
+    office.relay.run(600)
+    assert "messages have been waiting for long" in office.attention()
     office.hub.faults = type(office.hub.faults)(Random(0))
     office.over(2 * 3600)
     assert len(office.hub.deals) == 20

@@ -12,7 +12,7 @@ from crm_relay.bitrix24.items import CONTACT, list_after
 from crm_relay.outcomes import Unreachable
 from tests.relay import HUB_SECRET, Relay
 from workbench.sandboxes.bitrix24 import HUB_SCOPES, READY, IncomingWebhook, add_whole_deal
-from workbench.sandboxes.bitrix24.calls import Call, html_page
+from workbench.sandboxes.bitrix24.calls import Answer, Call, Method, Refused, html_page
 from workbench.sandboxes.faults import Redirect
 from workbench.sandboxes.wire import RESET, SandboxRequest, SandboxResponse
 
@@ -343,3 +343,23 @@ def test_a_list_that_begins_anew_is_not_read_for_ever(relay: Relay) -> None:
     assert len(hub.read_all(partial(list_after, CONTACT))) == 60
     with pytest.raises(Unreachable, match="list_out_of_order"):
         hub.read_all(lambda _: list_after(CONTACT, 0))
+
+
+def test_options_that_come_late_are_waited_for(relay: Relay) -> None:
+    """The hub's lists are over a limit for a while: no deal goes without its choices meanwhile."""
+    methods = relay.hub._methods
+    read = methods["crm.status.list"]
+
+    def limited(_: Call) -> Answer:
+        raise Refused("OPERATION_TIME_LIMIT", "Method is blocked due to operation time limit.", 429)
+
+    methods["crm.status.list"] = Method(limited, read.scopes)
+    deal = add_whole_deal(relay.partner)
+    relay.partner.move(deal.id, READY)
+    relay.run(120)
+    assert not relay.hub.deals
+    methods["crm.status.list"] = read
+    relay.run(1200)
+    [comment] = relay.partner.comments
+    assert "Не перенесены" not in comment.text
+    assert len(relay.hub.deals) == 1

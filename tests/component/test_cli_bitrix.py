@@ -203,6 +203,36 @@ def test_a_mistake_of_a_route_is_told_by_its_key(world: World, change: tuple[str
     assert world.bad() == [f"bitrix24.routes.main.{words}"]
 
 
+def test_what_can_be_named_is_listed(world: World) -> None:
+    """Stages and fields under the names of relay.toml, with the words by which people know them."""
+    listed = json.loads(world("bitrix", "fields", "hub", "--json").stdout)
+    assert listed["stages"]["C5:NEW"] == "Получена"
+    assert listed["fields"]["UF_CRM_DELIVERY"] == {
+        "title": "Доставка",
+        "type": "enumeration",
+        "multiple": False,
+        "read_only": False,
+        "options": ["Курьер", "Самовывоз"],
+    }
+    shown = world("bitrix", "fields", "partner").stdout
+    for word in (READY, "Готово к передаче в ЕСБ", "UF_CRM_SERVICES", "multiple", "Самовывоз", "Монтаж"):
+        assert word in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "portal"), [((f'"{READY}" =', '"C3:REDY" ='), "partner"), (('"UF_CRM_CONTRACT"', '"UF_CRM_X"'), "hub")]
+)
+def test_a_wrong_name_is_told_with_where_to_look(world: World, change: tuple[str, str], portal: str) -> None:
+    world.configure(change)
+    [fix] = [finding.fix for finding in world.findings() if finding.good is False]
+    assert fix.startswith(f"relay bitrix fields {portal}")
+
+
+def test_a_portal_that_does_not_tell_its_fields_is_told_of(world: World) -> None:
+    world.hub.faults.add(Reset())
+    assert f"{HUB.domain} cannot be reached" in world("bitrix", "fields", "hub").stderr
+
+
 def test_a_missing_scope_is_told_with_what_it_costs(world: World) -> None:
     """Without crm nothing goes at all; without the others transfers go on, and less comes of them."""
     world.with_scopes(SOURCE_SCOPES - {"crm"})
@@ -442,7 +472,7 @@ def test_a_dry_run_shows_the_hubs_deal_and_writes_nothing(world: World) -> None:
     known = world.hub.add_contact(name="Мария", fm=[{"typeId": "PHONE", "valueType": "WORK", "value": "+380501234567"}])
     deal = world.whole_deal()
     result = world("bitrix", "transfer", deal, "--route", "main", "--dry-run", "--json")
-    assert result.exit_code == 0
+    assert result.exit_code == 0, result.stderr
     made = json.loads(result.stdout)
     assert (made["deal"], made["stage"], made["hub_deal"]) == (deal, READY, None)
     fields = {each["field"]: each for each in made["fields"]}
@@ -498,7 +528,7 @@ def test_a_dry_run_is_shown_to_people(world: World) -> None:
 @pytest.mark.usefixtures("quiet_again")
 def test_why_a_deal_would_not_be_carried_is_told(world: World) -> None:
     deal = add_whole_deal(world.partner).id
-    for number, words in ((deal, "never was, in a stage"), (999, "no such deal")):
+    for number, words in ((deal, f"never was, in a stage of the route ({READY}"), (999, "no such deal")):
         result = world("bitrix", "transfer", number, "--route", "main", "--dry-run")
         assert words in " ".join(result.stderr.split())
         assert result.exit_code == 1

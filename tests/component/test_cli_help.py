@@ -24,6 +24,7 @@ COMMANDS = [
     "amo hooks",
     "amo stages",
     "bitrix check",
+    "bitrix fields",
     "bitrix address",
     "bitrix robot install",
     "bitrix robot list",

@@ -186,6 +186,17 @@ def test_d19_a_peer_that_does_not_read_is_left_at_the_deadline(client: HttpClien
         ask(client, f"http://{address}/", content=bytes(50_000_000))
 
 
+def test_d19_a_peer_that_reads_little_by_little_is_left_at_the_deadline(client: HttpClient) -> None:
+    """D19: of a large file it takes some bytes now and then; each of them in time, and the file never."""
+
+    def sipping(connection: socket.socket, over: Event) -> None:
+        while not over.wait(0.02):
+            connection.recv(20_000)
+
+    with server(sipping) as address, in_time(), pytest.raises(OutcomeUnknown):
+        ask(client, f"http://{address}/", content=bytes(30_000_000))
+
+
 def test_d19_interim_answers_do_not_extend_the_deadline(client: HttpClient) -> None:
     """D19: a peer that says Continue again and again has still not answered."""
 

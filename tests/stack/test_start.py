@@ -167,7 +167,7 @@ def test_what_happens_in_amocrm_is_noted_once(status: Mapping[str, Any]) -> None
 def test_a_deal_is_in_the_hub_once_and_whole(status: Mapping[str, Any]) -> None:
     """However many calls have told of it; one from a stage that is not in the route is not there."""
     told = {deal["told_by"]: deal for deal in status["story"]["deals"]}
-    assert list(told) == ["robot", "webhook", "JSON, waits", "robot, wrong stage"]
+    assert list(told) == ["robot", "webhook", "app's robot", "JSON, waits", "robot, wrong stage"]
     refused = told.pop("robot, wrong stage")
     assert refused["hub_deals"] == []
     for deal in told.values():
@@ -181,11 +181,11 @@ def test_all_that_was_sent_is_done_or_refused(status: Mapping[str, Any]) -> None
     # A lead that a robot moves is told of more than once; each telling is settled.
     assert deliveries["amocrm.note"].keys() == {"CONFIRMED"}
     assert deliveries["amocrm.note"]["CONFIRMED"] >= 203
-    assert deliveries["bitrix24.deal"] == {"CONFIRMED": 3}
+    assert deliveries["bitrix24.deal"] == {"CONFIRMED": 4}
     assert deliveries["bitrix24.transfer"].keys() == {"CONFIRMED", "REJECTED"}
     assert status["story"]["dead_letters"] == 0
     assert status["events"]["CartelCallback"] == 9
-    assert (status["events"]["DealTransferred"], status["events"]["DealTransferFailed"]) == (3, 1)
+    assert (status["events"]["DealTransferred"], status["events"]["DealTransferFailed"]) == (4, 1)
     assert [name for name, function in status["functions"].items() if function["errors"]] == []
 
 
@@ -311,7 +311,7 @@ async def test_ctrl_c_leaves_nothing_behind(here: Started) -> None:
 
 def test_once_ends_well_after_the_story(tmp_path: Path) -> None:
     with started(tmp_path, "--once") as here:
-        assert here.rest() == 0
+        assert here.rest() == 0, here.output
         assert "bus-2002" in here.output
         assert not (tmp_path / "local.json").exists()
 

@@ -1,6 +1,8 @@
 """Files of Bitrix24: links that die, names in three spellings, and a field that says nothing of what it refuses."""
 
 import base64
+import json
+import tracemalloc
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_relay.bitrix24.client import Unusable
+from crm_relay.bitrix24.client import Access, Operation, Unusable, call
 from crm_relay.bitrix24.files import (
     File,
     FileLink,
@@ -193,10 +195,28 @@ def test_a_file_goes_as_base64() -> None:
     """The name before it, without a prefix; in a multiple field the old ones stay by their ids."""
     file = File("a.pdf", PDF)
     encoded = base64.b64encode(PDF).decode()
-    assert field_value([], [file], multiple=False) == ["a.pdf", encoded]
-    assert field_value([7], [file, file], multiple=True) == [{"id": 7}, ["a.pdf", encoded], ["a.pdf", encoded]]
+    for value, sent in (
+        (field_value([], [file], multiple=False), ["a.pdf", encoded]),
+        (field_value([7], [file, file], multiple=True), [{"id": 7}, ["a.pdf", encoded], ["a.pdf", encoded]]),
+    ):
+        operation = Operation("crm.item.update", {"fields": value}, read=lambda result: result)
+        request = next(call(Access(HOST, webhook="1/code"), operation, now=0))
+        assert json.loads(request.content) == {"fields": sent}
     with pytest.raises(AssertionError):
         field_value([], [file, file], multiple=False)
+
+
+def test_an_upload_holds_a_file_no_more_than_thrice() -> None:
+    """A function has so much memory: there is no base64 of it beside the request."""
+    file = File("a.pdf", bytes(3_000_000))
+    tracemalloc.start()
+    request = next(
+        call(Access(HOST, webhook="1/code"), add_file(5, "UF_CRM_1", file, kept=[], multiple=False), now=NOW)
+    )
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(request.content) > 4_000_000
+    assert most < 3 * len(file.content)
 
 
 def item(*ids: int, single: bool = False) -> Mapping[str, Any]:
@@ -207,7 +227,7 @@ def item(*ids: int, single: bool = False) -> Mapping[str, Any]:
 def test_a_file_that_went_in_is_seen_in_the_answer() -> None:
     """The new id beside the old ones, or instead of the old one."""
     several = add_file(5, "UF_CRM_1", File("a", b"x"), kept=[7], multiple=True)
-    assert several.params["fields"] == {"UF_CRM_1": [{"id": 7}, ["a", "eA=="]]}
+    assert several.params["fields"] == {"UF_CRM_1": [{"id": 7}, ["a", b"x"]]}
     assert not several.reads
     assert several.read(item(7, 9)) == [7, 9]
     single = add_file(5, "UF_CRM_1", File("a", b"x"), kept=[7], multiple=False)

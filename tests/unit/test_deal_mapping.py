@@ -589,10 +589,29 @@ def test_a_route_that_fits_has_no_mistakes() -> None:
         ({"fields": {"UF_TEXT": "ID"}}, "fields.UF_TEXT: the hub's ID cannot be written"),
         ({"fields": {"UF_FILE": "UF_TEXT"}}, "fields.UF_FILE: file does not fit UF_TEXT, which is string"),
         ({"fields": {"UF_TEXT": "UF_FILE"}}, "fields.UF_TEXT: string does not fit UF_FILE, which is file"),
-        ({"fields": {"UF_LIST": "UF_LIST"}}, 'fields.UF_LIST: UF_LIST has no option for "Вывоз"'),
+        (
+            {"fields": {"UF_LIST": "UF_LIST"}},
+            'fields.UF_LIST: UF_LIST has no option for "Вывоз", but "замер ", "Монтаж", "Прочее"',
+        ),
+        (
+            {"fields": {"UF_LIST": {"to": "UF_LIST", "values": {"Вывоз": "Дрон"}}}},
+            'fields.UF_LIST: UF_LIST has no option "Дрон", but "замер ", "Монтаж", "Прочее"',
+        ),
+        (
+            {"fields": {"UF_LIST": {"to": "UF_LIST", "default": "Прочее", "values": {"Вывос": "Прочее"}}}},
+            'fields.UF_LIST: the source has no option "Вывос", but "Монтаж", "Замер", "Вывоз"',
+        ),
+        (
+            {"constants": {"UF_LIST": ("Прочее", "Дрон")}},
+            'constants.UF_LIST: UF_LIST has no option "Дрон", but "замер ", "Монтаж", "Прочее"',
+        ),
+        (
+            {"constants": {"SOURCE_ID": "NOPE"}},
+            'constants.SOURCE_ID: SOURCE_ID has no option "NOPE", but "Партнёр", "Сайт"',
+        ),
         (
             {"fields": {"UF_TEXT": {"to": "UF_ONE", "default": "Может быть"}}},
-            'fields.UF_TEXT: UF_ONE has no option "Может быть", the default',
+            'fields.UF_TEXT: UF_ONE has no option "Может быть", but "Да", "Нет"',
         ),
         ({"constants": {"UF_X": 1}}, "constants.UF_X: the hub has no field UF_X"),
         ({"source_portal_field": "UF_X"}, "source_portal_field: the hub has no field UF_X"),

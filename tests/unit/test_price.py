@@ -182,7 +182,7 @@ def test_what_is_over_its_budget_is_named(
     rates = NoteRates(7.0, 5, Notes(1000, 24, seconds), Notes(25, 29, 4.0))
     carried = DealRates(2.0, Deals(deals, 6, 1.0), Deals(8, 9, 1.0), Deals(1, 6, 3.0))
     readings = (Reading("ours", read, 1.0, 2**20), Reading("another", LEADS, 90.0, 2**30))
-    measured = Measured((usage(most_calls=calls), usage(most_calls=9)), (), (), (), "rate(1 minute)", 0)
+    measured = Measured((usage(most_calls=calls), usage(most_calls=9)), (), (), (), (), "rate(1 minute)", 0)
     assert list(Results((start,), (times,), rates, carried, readings, measured).missed()) == missed
 
 

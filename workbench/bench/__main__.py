@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 async def _measure(options: argparse.Namespace, console: Console) -> Results:
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("Starting AWS on this machine", total=options.rounds + len(own_time.BUDGETS) + 15)
+        task = progress.add_task("Starting AWS on this machine", total=options.rounds + len(own_time.BUDGETS) + 17)
 
         def tick() -> None:
             progress.advance(task)
@@ -118,6 +118,7 @@ def _print(results: Results, console: Console) -> None:
         "callbacks": price.together((price.bill(each, architecture) for each in measured.callback), price.MILLION),
         "hooks": price.together((price.bill(each, architecture) for each in measured.hook), price.MILLION),
         "leads": price.together((price.bill(each, architecture) for each in measured.lead), price.MILLION),
+        "deals": price.together((price.bill(each, architecture) for each in measured.deal), price.MILLION),
         "waiting": price.together(
             [
                 price.standing(template, measured.series),
@@ -209,7 +210,7 @@ def _readings(readings: Sequence[Reading]) -> Table:
 
 def _aws_calls(measured: Measured) -> Table:
     table = _table("AWS calls of an invocation", "most", "budget", "CPU", "log", "on average")
-    for each in (*measured.callback, *measured.hook, *measured.lead, *measured.outbox):
+    for each in (*measured.callback, *measured.hook, *measured.lead, *measured.deal, *measured.outbox):
         budgeted = each is measured.callback[0]
         table.add_row(
             each.what,
@@ -234,6 +235,7 @@ def _prices(prices: Mapping[str, Bill]) -> Table:
         "1 M callbacks",
         "1 M hooks",
         "1 M leads",
+        "1 M deals",
         "a month of waiting",
     )
     for item in Item:
@@ -255,7 +257,8 @@ def _small_print(architecture: Architecture) -> str:
         "logged, metrics. From the template: memory, processor, queues, alarms, schedule. Assumed, since this machine "
         f"is no Lambda: {price.AWS_CALL * 1000:.0f} ms for an AWS call, {price.CRM_CALL * 1000:.0f} ms for a CRM, "
         f"a vCPU ({architecture}) as fast as one here, {price.COLD_STARTS:.0%} cold starts, {price.TRACED:.0%} of "
-        f"invocations traced, {price.MESSAGES_PER_BATCH} message per batch, callbacks of {usage.CALLBACK_BYTES} bytes. "
+        f"invocations traced, {price.MESSAGES_PER_BATCH} message per batch, callbacks of {usage.CALLBACK_BYTES} bytes, "
+        "deals with a contact, three rows and no files. "
         "Stored items are paid until they expire. Left out: free tiers, data transfer, taxes. A lead's callbacks "
         f"count as callbacks. Prices are to be checked on AWS's pages: {pages}."
     )

@@ -142,7 +142,7 @@ class _World:
 
 def _carried(plan: FunctionPlan, number: int, carry: Callable[[_World, list[int]], None], *, contacts: bool) -> Deals:
     world = _world(Path(plan.environment["RELAY_CONFIG"]))
-    deals = [_add_deal(world.partner, place, contacts=contacts) for place in range(number)]
+    deals = [add_deal(world.partner, place, contacts=contacts) for place in range(number)]
     both = {PARTNER.domain: world.partner, HUB.domain: world.hub}
     client = HttpClient(MemoryTransport(both, world.clock.sleep), monotonic=world.clock.time)
     begun = world.clock.time()
@@ -156,13 +156,7 @@ def _carried(plan: FunctionPlan, number: int, carry: Callable[[_World, list[int]
 
 def _world(relay_toml: Path) -> _World:
     clock = _Clock()
-    oauth = Bitrix24OAuth(clock=clock.time, random=Random(1))
-    partner, hub = (
-        Bitrix24Sandbox(
-            replace(terms, incoming=(IncomingWebhook(1, _SECRET, scopes),)), oauth, clock=clock.time, random=Random(1)
-        )
-        for terms, scopes in ((PARTNER, SOURCE_SCOPES), (HUB, HUB_SCOPES))
-    )
+    partner, hub = portals(clock.time)
     partner.switches.latency = hub.switches.latency = LATENCY
     queue = MemoryQueue(clock)
     ports = Ports(
@@ -175,17 +169,33 @@ def _world(relay_toml: Path) -> _World:
         queue_at=lambda _: queue,
     )
     settings = msgspec.structs.replace(load_settings(relay_toml), bitrix24=bitrix24_settings())
-    secrets = Secrets(
-        bitrix24={
-            name: Bitrix24Secrets(webhook_url=f"https://{terms.domain}/rest/1/{_SECRET}/")
-            for name, terms in (("partner", PARTNER), ("hub", HUB))
-        }
-    )
+    secrets = Secrets(bitrix24=bitrix24_secrets())
     return _World(clock, partner, hub, queue, (ports, settings, lambda: secrets))
 
 
-def bitrix24_settings() -> Bitrix24Settings:
-    """Return the sandbox's portals of Bitrix24, and a route between them."""
+def portals(clock: Callable[[], float], **terms: Any) -> tuple[Bitrix24Sandbox, Bitrix24Sandbox]:
+    """Return the partner's portal and the hub, which let the relay in; `terms` are other limits of both."""
+    oauth = Bitrix24OAuth(clock=clock, random=Random(1))
+    partner, hub = (
+        Bitrix24Sandbox(
+            replace(portal, incoming=(IncomingWebhook(1, _SECRET, scopes),), **terms),
+            oauth,
+            clock=clock,
+            random=Random(1),
+        )
+        for portal, scopes in ((PARTNER, SOURCE_SCOPES), (HUB, HUB_SCOPES))
+    )
+    return partner, hub
+
+
+def bitrix24_secrets(**keys: str) -> dict[str, Bitrix24Secrets]:
+    """Return the ways into both portals; `keys` are what the partner's calls prove themselves with."""
+    partner, hub = (f"https://{portal.domain}/rest/1/{_SECRET}/" for portal in (PARTNER, HUB))
+    return {"partner": Bitrix24Secrets(webhook_url=partner, **keys), "hub": Bitrix24Secrets(webhook_url=hub)}
+
+
+def bitrix24_settings(**terms: Any) -> Bitrix24Settings:
+    """Return the sandbox's portals of Bitrix24, whose other settings `terms` are, and a route between them."""
     route = Bitrix24Route(
         source="partner",
         hub="hub",
@@ -193,12 +203,13 @@ def bitrix24_settings() -> Bitrix24Settings:
         fields={"UF_CRM_1747309879": "UF_CRM_CONTRACT", "COMMENTS": "COMMENTS"},
         products=Bitrix24Products(match="xml_id", source_catalogs=(15,), hub_catalogs=(25,)),
     )
-    partner = Bitrix24Portal("source", PARTNER.member_id, PARTNER.domain)
-    hub = Bitrix24Portal("hub", HUB.member_id, HUB.domain)
+    partner = Bitrix24Portal("source", PARTNER.member_id, PARTNER.domain, **terms)
+    hub = Bitrix24Portal("hub", HUB.member_id, HUB.domain, **terms)
     return Bitrix24Settings({"partner": partner, "hub": hub}, {"main": route})
 
 
-def _add_deal(partner: Bitrix24Sandbox, place: int, *, contacts: bool) -> int:
+def add_deal(partner: Bitrix24Sandbox, place: int, *, contacts: bool) -> int:
+    """Have a deal with three product rows in the stage of the route, with a contact of its own if wanted."""
     fields: dict[str, Any] = {"title": f"Сделка {place}", "categoryId": 3, "stageId": READY, "assignedById": 7}
     if contacts:
         phone = {"typeId": "PHONE", "valueType": "WORK", "value": f"+38050{place:07}"}

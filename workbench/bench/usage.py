@@ -1,4 +1,4 @@
-"""What one callback and one lead use of AWS: the real handlers, the real adapters, boto3, and moto at the other end."""
+"""What a callback, a hook, a lead and a deal use of AWS: the real handlers and adapters, boto3, and moto behind it."""
 
 import hashlib
 import json
@@ -12,16 +12,27 @@ from typing import Any
 from unittest import mock
 
 import httpx
+import msgspec
 
 from crm_relay.delivery.aws import client
 from crm_relay.http_client import HttpClient
-from crm_relay.settings import AmoCrmSecrets, Secrets
+from crm_relay.settings import AmoCrmSecrets, Secrets, Settings
+from workbench.bench.deals import add_deal, bitrix24_secrets, bitrix24_settings, portals
 from workbench.bench.here import FunctionHere
 from workbench.bench.notes import INTEGRATION
-from workbench.bench.own_time import SECRET, callback_event, hook_event, http_event, with_amocrm
+from workbench.bench.own_time import (
+    SECRET,
+    call_event,
+    callback_event,
+    changed_deal,
+    hook_event,
+    http_event,
+    with_amocrm,
+)
 from workbench.bench.price import GB, LOG_RECORD, MONTH, Bill, Item, Trigger, Usage, billed_for, item_size, together
 from workbench.emulator import REGION, Built
 from workbench.sandboxes import AmoCrmAccount, AmoCrmSandbox, MemoryTransport
+from workbench.sandboxes.bitrix24 import HUB, PARTNER
 from workbench.stack.cloud import CREDENTIALS
 
 CALLS_BUDGET = 3
@@ -31,13 +42,15 @@ CALLBACK_BYTES = 1024
 
 _API_KEY = "benchmark"
 _WARM_UP = 2
+_UNLIMITED = 10_000
+"""Requests a second, of which nobody waits for one."""
 _STORED_OVERHEAD = 100
 """Bytes that DynamoDB stores with every item (Amazon DynamoDB documentation)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The invocations that a callback, a hook on one lead, a lead and a look into the outbox take.
+    """The invocations that a callback, a hook on one lead, a lead, a deal and a look into the outbox take.
 
     `schedule` says how often the outbox is looked into, `series` counts the metrics of our own that were written.
     """
@@ -45,6 +58,7 @@ class Measured:
     callback: tuple[Usage, ...]
     hook: tuple[Usage, ...]
     lead: tuple[Usage, ...]
+    deal: tuple[Usage, ...]
     outbox: tuple[Usage, ...]
     schedule: str
     series: int
@@ -56,13 +70,13 @@ class Measured:
 
 
 def measure(stack: Built, starts: Mapping[str, float], samples: int, tick: Callable[[], None]) -> Measured:
-    """Let leads and their callbacks through all functions.
+    """Let leads and their callbacks, hooks and deals through all functions.
 
     Args:
         stack: the resources.
         starts: seconds of a cold start, by function.
         samples: how many leads are counted.
-        tick: called after each of the seven steps.
+        tick: called after each of the nine steps.
     """
     stack.cloud.client("secretsmanager").put_secret_value(
         SecretId=stack.blueprint.outputs["SecretArn"], SecretString=json.dumps(_secret())
@@ -78,10 +92,17 @@ def measure(stack: Built, starts: Mapping[str, float], samples: int, tick: Calla
     received = bench.run("callback, received", receive, "http", callbacks)
     processed = bench.run("callback, processed", process, "queue", bench.messages())
     hooked, noted = _hooks(bench, len(names))
+    dealt = _deals(bench, len(names))
     drained = bench.run("outbox, empty", bench.function("outbox.drain"), "schedule", ({} for _ in names))
     [schedule] = [each.expression for each in stack.blueprint.schedules if each.function == drained.function]
     return Measured(
-        (received, processed), (hooked, noted), (submitted, settled), (drained,), schedule, len(bench.series)
+        callback=(received, processed),
+        hook=(hooked, noted),
+        lead=(submitted, settled),
+        deal=dealt,
+        outbox=(drained,),
+        schedule=schedule,
+        series=len(bench.series),
     )
 
 
@@ -99,9 +120,33 @@ def _hooks(bench: "_Bench", number: int) -> tuple[Usage, Usage]:
     hooks = [hook_event(callback.body) for callback in sandbox.callbacks.log]
     client = HttpClient(bench.counted(MemoryTransport({sandbox.account.host: sandbox})))
     with mock.patch("amo_webhook.account.http_client", return_value=client):
-        receive, note = (bench.function(f"amo_webhook.{name}", secrets) for name in ("receive", "add_notes"))
+        receive, note = (
+            bench.function(f"amo_webhook.{name}", with_amocrm, secrets) for name in ("receive", "add_notes")
+        )
         hooked = bench.run("hook, received", receive, "http", hooks)
         return hooked, bench.run("hook, its note", note, "queue", bench.messages())
+
+
+def _deals(bench: "_Bench", number: int) -> tuple[Usage, Usage]:
+    """Let calls of an outgoing webhook, each about another deal, become deals in the hub's sandbox."""
+    partner, hub = portals(time.time, requests_per_second=_UNLIMITED, burst=_UNLIMITED)
+    for place in range(number):
+        add_deal(partner, place, contacts=True)
+    secrets = Secrets(bitrix24=bitrix24_secrets(url_key=SECRET, application_token=SECRET))
+
+    def with_portals(settings: Settings) -> Settings:
+        return msgspec.structs.replace(settings, bitrix24=bitrix24_settings(requests_per_second=_UNLIMITED))
+
+    client = HttpClient(bench.counted(MemoryTransport({PARTNER.domain: partner, HUB.domain: hub})))
+    with mock.patch("bitrix_robot.portal.http_client", return_value=client):
+        receive, transfer = (
+            bench.function(f"bitrix_robot.{name}", with_portals, secrets) for name in ("receive", "transfer")
+        )
+        called = bench.run("deal, its call", receive, "http", (call_event(changed_deal(n)) for n in range(number)))
+        carried = bench.run("deal, carried", transfer, "queue", bench.messages())
+    if len(hub.deals) < number:
+        raise RuntimeError("not every deal is in the hub")
+    return called, carried
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +172,15 @@ class _Bench:
         with mock.patch.dict("os.environ", self._environment):
             self._meter = _Meter([client(name) for name in ("dynamodb", "sqs", "events", "secretsmanager")])
 
-    def function(self, module: str, secrets: Secrets | None = None) -> FunctionHere:
-        """Load a function; with `secrets`, those of an account of amoCRM, in the place of what is in the store."""
+    def function(
+        self, module: str, configured: Callable[[Settings], Settings] | None = None, secrets: Secrets | None = None
+    ) -> FunctionHere:
+        """Load a function; settings and secrets of a CRM, if given, are in the place of what is in the store."""
         plan = self._plans[f"{module}.handler"]
         function = FunctionHere(plan, self._environment)
-        if secrets is None:
+        if configured is None or secrets is None:
             return function
-        settings = with_amocrm(function.runtime.settings)
+        settings = configured(function.runtime.settings)
         return FunctionHere(plan, self._environment, (function.runtime.ports, settings, lambda: secrets))
 
     def counted(self, transport: httpx.BaseTransport) -> httpx.BaseTransport:

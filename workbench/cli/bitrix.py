@@ -1,4 +1,4 @@
-"""`relay bitrix`: check portals and routes of Bitrix24, install the robot that calls us, carry one deal by hand."""
+"""`relay bitrix`: check portals and routes of Bitrix24, list fields, install our robot, carry one deal by hand."""
 
 import uuid
 from typing import TYPE_CHECKING, Annotated
@@ -33,6 +33,7 @@ from workbench.cli.console import (
 )
 from workbench.cli.portals import Portals, trouble
 from workbench.cli.target import Target
+from workbench.transfer_robot import CODE, NAME, transfer_robot
 
 if TYPE_CHECKING:
     from workbench.cli.world import World
@@ -43,14 +44,11 @@ app = typer.Typer(
 robot = typer.Typer(no_args_is_help=True, add_completion=False, help="The app's robot, which people put on a stage.")
 app.add_typer(robot, name="robot")
 
-CODE = "crm_relay.transfer"
-"""Our robot's name among those of the app."""
 _WHY = {
-    "wrong_stage": "it is not, and never was, in a stage of the route",
+    "wrong_stage": "it is not, and never was, in a stage of the route ({stages})",
     "deal_not_found": "its portal has no such deal, or does not show it to us",
     "came_from_hub": "it came from the hub itself",
 }
-_NAME = "Передать сделку в ЕСБ"
 
 PortalArgument = Annotated[str, typer.Argument(metavar="PORTAL", help="The portal, as relay.toml calls it.")]
 
@@ -84,6 +82,49 @@ def check(
     chosen = known.route(route)
     portals = {name: known.portal(name) for name in (chosen.source, chosen.hub)}
     report(bitrix_check.findings(portals, {route: chosen}), as_json=as_json)
+
+
+@app.command(epilog=examples("relay bitrix fields partner", "relay bitrix fields hub --stack crm-relay"))
+def fields(
+    ctx: typer.Context,
+    name: PortalArgument,
+    *,
+    stack: StackOption = None,
+    region: RegionOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the stages and fields of a portal's deals, as relay.toml names them.
+
+    A deal's stages and its fields, with their titles, types and options:
+    what a route's stages, fields and constants may name.
+    """
+    connection = _known(ctx.obj, stack, region).portal(name)
+    try:
+        form = bitrix_check.read_form(connection)
+    except Outcome as outcome:
+        raise Problem(f"{trouble(outcome, connection.settings.host)}.") from None
+    if as_json:
+        listed = {
+            field: {
+                "title": form.titles[field],
+                "type": each.type,
+                "multiple": each.multiple,
+                "read_only": each.read_only,
+                "options": [option.text for option in each.options],
+            }
+            for field, each in form.definitions.items()
+        }
+        print_json({"stages": form.stages, "fields": listed})
+        return
+    stages, rows = table("stage", "title"), table("field", "title", "type", "options")
+    for stage, title in form.stages.items():
+        stages.add_row(shown(stage), shown(title))
+    for field, each in sorted(form.definitions.items()):
+        kind = [each.type, *["multiple"] * each.multiple, *["read only"] * each.read_only]
+        options = [option.text for option in each.options]
+        rows.add_row(*map(shown, (field, form.titles[field], ", ".join(kind), ", ".join(options))))
+    out.print(stages)
+    out.print(rows)
 
 
 @app.command(epilog=examples("relay bitrix address partner", "relay bitrix address partner --reveal --route main"))
@@ -124,7 +165,7 @@ def install(
         int | None,
         typer.Option(min=1, metavar="ID", help="Whose token comes in its calls; else who installed the app."),
     ] = None,
-    title: Annotated[str, typer.Option("--name", metavar="NAME", help="As people see it.")] = _NAME,
+    title: Annotated[str, typer.Option("--name", metavar="NAME", help="As people see it.")] = NAME,
     yes: YesOption = False,
     stack: StackOption = None,
     region: RegionOption = None,
@@ -146,27 +187,8 @@ def install(
         if installed:
             confirm(f"The robot is in {name} already. Register it anew?", yes=yes)
             connection.do_as_app(robots.delete_robot(CODE))
-        connection.do_as_app(
-            robots.add_robot(
-                CODE,
-                handler,
-                title,
-                user_id=user or int(connection.do_as_app(directory.profile())["ID"]),
-                properties={
-                    "route": {
-                        "Name": "Маршрут",
-                        "Type": "select",
-                        "Options": {each: each for each in routes},
-                        "Required": "Y",
-                        "Default": routes[0],
-                    }
-                },
-                returns={
-                    "esb_deal_id": {"Name": "Номер сделки в ЕСБ", "Type": "string"},
-                    "status": {"Name": "Результат передачи", "Type": "string"},
-                },
-            )
-        )
+        user_id = user or int(connection.do_as_app(directory.profile())["ID"])
+        connection.do_as_app(transfer_robot(handler, routes, user_id=user_id, name=title))
     except Outcome as outcome:
         raise Problem(f"{trouble(outcome, connection.settings.host)}.") from None
     say(f"The robot «{shown(title)}» is in {shown(name)}, and calls {shown(_masked(handler))}")
@@ -277,7 +299,9 @@ def _show_dry_run(relay: Runtime, order: Order, *, as_json: bool) -> None:
     except Refused as refusal:
         raise Problem(f"Bitrix24 refuses ({refusal}): {refusal.text}") from None
     except Rejected as refusal:
-        raise Problem(f"Deal {order.deal} would not be carried: {_WHY.get(refusal.reason, refusal.reason)}.") from None
+        stages = ", ".join(relay.settings.bitrix24.routes[order.route].stages)
+        why = _WHY.get(refusal.reason, refusal.reason).format(stages=stages)
+        raise Problem(f"Deal {order.deal} would not be carried: {why}.") from None
     except NotConfigured:
         raise Problem(f"A portal has no way in yet; `relay bitrix check {order.route}` says which.") from None
     except Outcome as outcome:

@@ -22,10 +22,11 @@ _STAGES = "DEAL_STAGE"
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
-    """What a portal says of its deals: fields, stages by id, and whether it tells us the XML_IDs of options."""
+class Form:
+    """What a portal says of its deals: fields, their titles, stages by id, and whether it tells options' XML_IDs."""
 
     definitions: Definitions
+    titles: Mapping[str, str]
     stages: Mapping[str, str]
     tells_xml_ids: bool
 
@@ -41,7 +42,7 @@ class _Need:
 
 def findings(portals: Mapping[str, Connection], routes: Mapping[str, Bitrix24Route]) -> Iterator[Finding]:
     """Check these routes and their portals; portals without any route are checked beside them if all routes are."""
-    known: dict[str, _Form] = {}
+    known: dict[str, Form] = {}
     for name, connection in portals.items():
         form = yield from _portal(connection, [each for each in routes.values() if name in (each.source, each.hub)])
         if form is not None:
@@ -56,7 +57,7 @@ def findings(portals: Mapping[str, Connection], routes: Mapping[str, Bitrix24Rou
 # Portals
 
 
-def _portal(connection: Connection, routes: Sequence[Bitrix24Route]) -> Generator[Finding, None, _Form | None]:
+def _portal(connection: Connection, routes: Sequence[Bitrix24Route]) -> Generator[Finding, None, Form | None]:
     what = f"Bitrix24 {connection.name}"
     yield from _calls(connection, what)
     pause = connection.relay.ports.store.get(pause_key(portal_key(connection.name)))
@@ -73,7 +74,7 @@ def _portal(connection: Connection, routes: Sequence[Bitrix24Route]) -> Generato
             yield Finding(what, need.good, f"the scope {wanted} is missing: {need.lacking}", fix)
         if any(need.good is False for need in lacking):
             return None
-        form = _read_form(connection)
+        form = read_form(connection)
     except Outcome as outcome:
         yield Finding(what, False, trouble(outcome, host), _fix(connection, outcome))
         return None
@@ -116,7 +117,7 @@ def _fix(connection: Connection, outcome: Outcome) -> str:
     return f"install the app in {connection.settings.domain} again"
 
 
-def _read_form(connection: Connection) -> _Form:
+def read_form(connection: Connection) -> Form:
     """Read what a portal says of its deals; raises Outcome and Problem."""
     read: dict[str, Operation[Any]] = {
         "fields": items.fields(items.DEAL),
@@ -133,7 +134,8 @@ def _read_form(connection: Connection) -> _Form:
     defined = definitions(
         fields, user_fields=() if isinstance(user_fields, Outcome) else user_fields, statuses=statuses
     )
-    return _Form(defined, stages, not isinstance(user_fields, Outcome))
+    titles = {name: str(each.get("title") or "") for name, each in fields.items()}
+    return Form(defined, titles, stages, not isinstance(user_fields, Outcome))
 
 
 def _unless_refused(answer: Any) -> Any:
@@ -146,7 +148,7 @@ def _unless_refused(answer: Any) -> Any:
 
 
 def _route(
-    name: str, route: Bitrix24Route, portals: Mapping[str, Connection], known: Mapping[str, _Form]
+    name: str, route: Bitrix24Route, portals: Mapping[str, Connection], known: Mapping[str, Form]
 ) -> Iterator[Finding]:
     what, key = f"route {name}", f"bitrix24.routes.{name}"
     source, hub = known[route.source], known[route.hub]
@@ -164,13 +166,21 @@ def _route(
     for side in ("source", "hub"):
         wrong += _of_catalogs(route, side, portals[getattr(route, side)])
     for mistake in wrong:
-        yield Finding(what, False, f"{key}.{mistake}", "mend it in relay.toml, or in the portal")
+        yield Finding(what, False, f"{key}.{mistake}", _where_to_look(mistake, route, portals))
     for stage, target in route.stages.items():
         if stage in source.stages and target in hub.stages:
             from_, to = f"«{source.stages[stage]}» ({stage})", f"«{hub.stages[target]}» ({target})"
             yield Finding(what, True, f"{route.source}: {from_} → {route.hub}: {to}")
     if not wrong:
         yield Finding(what, True, f"both portals have all that it names; fields: {len(route.fields)}")
+
+
+def _where_to_look(mistake: str, route: Bitrix24Route, portals: Mapping[str, Connection]) -> str:
+    key, _, what = mistake.partition(": ")
+    if not key.startswith(("stages", "fields", "constants")) and not key.endswith("_field"):
+        return "mend it in relay.toml, or in the portal"
+    name = route.source if what.startswith("the source") else route.hub
+    return f"relay bitrix fields {name}{portals[name].target.option} shows what is there"
 
 
 def _of_responsible(route: Bitrix24Route, hub: Connection) -> list[str]:

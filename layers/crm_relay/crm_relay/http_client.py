@@ -191,6 +191,8 @@ def failure_of(error: Exception) -> Outcome:
 # httpx bounds each read, not their sum: a peer that sends a byte now and then would hold a worker for ever.
 # So every operation on the socket gets what is left of its request's deadline.
 _deadline: ContextVar[float] = ContextVar("deadline")
+_PIECE = 65_536
+"""Bytes that go to the socket in one operation."""
 
 
 class _DeadlineTransport(httpx.HTTPTransport):
@@ -240,7 +242,8 @@ class _DeadlineStream(httpcore.NetworkStream):
 
     @override
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, _left(self._monotonic, httpcore.WriteTimeout))
+        for start in range(0, len(buffer), _PIECE):
+            self._stream.write(buffer[start : start + _PIECE], _left(self._monotonic, httpcore.WriteTimeout))
 
     @override
     def close(self) -> None:

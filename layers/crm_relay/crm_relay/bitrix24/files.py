@@ -1,6 +1,5 @@
 """Files of items: their links, their bytes, and how they go into a field (Bitrix24 reference, section 3.7)."""
 
-import base64
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,9 +36,9 @@ class File:
     name: str
     content: bytes = field(repr=False)
 
-    def as_value(self) -> list[str]:
-        """Return what a single file field takes; a multiple one takes a list of these."""
-        return [self.name, base64.b64encode(self.content).decode()]
+    def as_value(self) -> list[str | bytes]:
+        """Return what a single file field takes; a multiple one takes a list of these. Bytes are base64 in JSON."""
+        return [self.name, self.content]
 
 
 class FileTooLarge(Rejected):

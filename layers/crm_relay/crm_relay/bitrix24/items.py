@@ -5,6 +5,7 @@ All functions return operations for `client.call` and `client.batch`.
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Literal
 
 from crm_relay.bitrix24.client import PAGE, Operation, Unusable, mapping, number, row_id, rows
@@ -131,6 +132,15 @@ def latest_stage_history() -> Operation[list[dict[str, Any]]]:
     """Read the latest 50 moves of deals, the last one first."""
     params = {"entityTypeId": DEAL, "order": {"ID": "DESC"}, "start": -1}
     return Operation("crm.stagehistory.list", params, lambda result: _rows_of(result, "items"))
+
+
+def moved_at(move: Mapping[str, Any]) -> float:
+    """Return when a move of the stage history was made: unix seconds by the portal's clock, 0.0 if it does not say."""
+    try:
+        moment = datetime.fromisoformat(str(move.get("CREATED_TIME")))
+    except ValueError:
+        return 0.0
+    return moment.timestamp() if moment.tzinfo else 0.0
 
 
 def _item(result: Any) -> Item:

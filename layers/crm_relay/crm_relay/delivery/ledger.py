@@ -102,8 +102,13 @@ class Ledger:
 
     def find(self, name: str) -> Effect | None:
         """Return an effect as it is now."""
+        known = self.last_known(name)
+        return known[0] if known else None
+
+    def last_known(self, name: str) -> tuple[Effect, int] | None:
+        """Return an effect as it is now, and the unix second in which that was written."""
         item = self._store.get(_key(name))
-        return Effect.read(item.attributes) if item else None
+        return (Effect.read(item.attributes), item.updated_at) if item else None
 
     def claim(self, name: str, sha256: str, *, lease: int) -> "Claim | Effect":
         """Become the owner of an effect for `lease` seconds, or get it if it is settled.
