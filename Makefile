@@ -36,12 +36,13 @@ start: $(INSTALLED) ## Run everything here: API, queues, functions, CRM sandboxe
 
 .PHONY: test
 test: $(INSTALLED) ## Run the tests: unit, component, stack.
-	@pytest --numprocesses auto --dist loadfile tests/unit tests/component
+	@pytest --numprocesses auto --dist worksteal -m 'not everywhere' tests/unit tests/component
 	pytest --numprocesses auto --dist loadfile tests/stack
 
 .PHONY: proof
-proof: $(INSTALLED) ## The proof in small: fifty bad days, planted mistakes, 20,000 inputs of strangers, crashes.
-	@pytest --numprocesses auto --dist worksteal tests/simulation tests/planted tests/fuzz
+proof: $(INSTALLED) ## The proof in small: troubles at every call, fifty bad days, planted mistakes, 20,000 inputs of strangers, crashes.
+	@pytest --numprocesses auto --dist worksteal -m everywhere tests/component
+	pytest --numprocesses auto --dist worksteal tests/simulation tests/planted tests/fuzz
 	pytest --numprocesses auto --dist worksteal tests/crash
 
 .PHONY: crash

@@ -162,7 +162,7 @@ class Cards:
             if isinstance(claim, Claim) or claim.state is State.REJECTED:
                 return claim
             # It was found before, and is not there any more.
-            return self._ledger.turn(self._name(card), lease=lease)
+            return self._ledger.reopen(self._name(card), lease=lease)
         except Exception as error:  # noqa: BLE001 (it is this card's alone)
             return error
 

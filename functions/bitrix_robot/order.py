@@ -29,13 +29,8 @@ class Order:
 
     @property
     def transfer(self) -> str:
-        """The name of the deal's effect in the ledger: the same for all calls."""
+        """The name in the ledger of the deal's effect, and of turns to update or tell of it: the same for all calls."""
         return f"{DEAL}#{self.portal}#{self.deal}#{self.route}"
-
-    @property
-    def turn(self) -> str:
-        """The name of the turn to update the deal in the hub, or to tell people of it."""
-        return f"bitrix24.turn#{self.portal}#{self.deal}#{self.route}"
 
     @property
     def transfer_id(self) -> str:

@@ -230,7 +230,7 @@ class _Carrier:
 
     def _take_turn(self, lease: int, transfer: Transfer) -> None:
         with transfer.guarded(), _not_busy():
-            transfer.hold(self._ledger.turn(transfer.order.turn, lease=lease))
+            transfer.hold(self._ledger.turn(transfer.order.transfer, lease=lease))
 
     def _read(self, transfers: Sequence[Transfer]) -> None:
         """Read deals and their rows."""

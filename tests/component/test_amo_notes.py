@@ -1167,12 +1167,14 @@ def die(_: Office) -> None:
     raise Crash
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("name", STORIES)
 def test_d04_a_worker_killed_anywhere_writes_each_note_once(name: str) -> None:
     """D04: before and after each call to the table, the queue and amoCRM; redelivery ends it as if nothing was."""
     everywhere(STORIES[name], die)
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("name", STORIES)
 def test_an_error_of_any_one_call_to_aws_costs_no_note(name: str) -> None:
     """Each call to the table and the queues fails once, before or after its effect."""
@@ -1190,6 +1192,7 @@ def test_an_error_of_any_one_call_to_aws_costs_no_note(name: str) -> None:
                 tell(place, after=after)
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("outage", ["store", "store.put", "store.get", "queue"])
 @pytest.mark.parametrize("name", STORIES)
 def test_an_outage_that_begins_at_any_call_costs_no_note(name: str, outage: str) -> None:
@@ -1227,6 +1230,7 @@ def second_worker(office: Office) -> None:
                 queue.delete(message.id)
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("name", sorted(STORIES.keys() - {"first sight", "one bad note"}))
 def test_d05_two_workers_at_one_card_write_each_change_once(name: str) -> None:
     """D05: the second comes, with another message about the same change, at any call of the first."""
@@ -1240,6 +1244,7 @@ def same_message(office: Office) -> None:
     office.relay.invoke("amo_notes", records(messages))
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("name", STORIES)
 def test_d05_the_same_messages_at_two_workers_are_worked_off_once(name: str) -> None:
     """D05: SQS delivers at least once, also while the first copy is being worked off."""
@@ -1265,6 +1270,7 @@ def assert_whole(office: Office, lead_id: int, first: str = "1 000") -> None:
     assert len(set(steps)) == len(steps)
 
 
+@pytest.mark.everywhere
 def test_a_change_at_any_call_of_a_worker_is_told_once() -> None:
     """Somebody changes the card, and another worker hears of it and writes, in the middle of the first one's work.
 

@@ -817,6 +817,7 @@ def nothing() -> None:
     """Let it be."""
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_d04_a_process_killed_anywhere_carries_the_deal_once(after: bool) -> None:
     """D04: before and after each call to the table, the queue, the bus and both portals; the sweep finds lost calls."""
@@ -827,6 +828,7 @@ def test_d04_a_process_killed_anywhere_carries_the_deal_once(after: bool) -> Non
         play(by_robot, place, die, after=after)
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("answer", [NEVER, RESET], ids=["time-out", "reset"])
 @pytest.mark.parametrize("after", [False, True], ids=["lost request", "lost answer"])
 def test_d25_an_answer_lost_anywhere_carries_the_deal_once(answer: SandboxResponse, after: bool) -> None:
@@ -870,6 +872,7 @@ def test_d25_a_request_that_arrives_late_carries_the_deal_once() -> None:
         tell(place)
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("after", [False, True])
 def test_an_error_of_any_one_call_to_aws_costs_nothing(after: bool) -> None:
     """Each call to the table, the queue and the bus fails once, before or after its effect."""
@@ -883,6 +886,7 @@ def test_an_error_of_any_one_call_to_aws_costs_nothing(after: bool) -> None:
             play(by_robot, place, fail, after=after)
 
 
+@pytest.mark.everywhere
 def test_a_second_worker_at_any_moment_makes_no_second_deal() -> None:
     """Another call for the same deal is worked off by another process in the middle of the first."""
 

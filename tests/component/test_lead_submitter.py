@@ -1320,6 +1320,7 @@ def play(story: Callable[[Desk], None], victim: int = 0, *, after: bool = False)
         return told
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
 def test_d04_a_worker_killed_anywhere_makes_one_lead(story: Callable[[Desk], None]) -> None:
     """D04: before and after each call to the table, the queue and CartelCRM; redelivery ends it as if nothing was.
@@ -1346,6 +1347,7 @@ def test_d04_an_api_that_dies_after_the_enqueue_has_kept_the_lead(desk: Desk) ->
     assert desk.created == ["e1"]
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("story", [inline, from_the_queue, after_a_lost_answer], ids=lambda story: story.__name__)
 def test_an_error_of_any_one_call_to_aws_makes_one_lead(story: Callable[[Desk], None], after: bool) -> None:

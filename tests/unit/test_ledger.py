@@ -127,15 +127,16 @@ def test_turns_are_taken_one_after_the_other(bench: Bench) -> None:
             bench.ledger.turn(NAME, lease=LEASE)
         turn.sent({"number": number})
         turn.release()
-    assert (bench.effect.settled, bench.effect.owner, bench.attention) == (False, None, None)
+    [(key, item)] = bench.store.items.items()
+    assert (key, item.attributes["owner"], item.attention) == (f"turn#{NAME}", None, None)
 
 
 def test_what_is_settled_can_be_taken_up_again(bench: Bench) -> None:
     """By one owner, as ever; for all others it stays settled until he writes something else."""
     bench.claim(sha256="").confirm({"id": 5})
-    turn = bench.ledger.turn(NAME, lease=LEASE)
+    turn = bench.ledger.reopen(NAME, lease=LEASE)
     with pytest.raises(Busy):
-        bench.ledger.turn(NAME, lease=LEASE)
+        bench.ledger.reopen(NAME, lease=LEASE)
     assert isinstance(bench.ledger.claim(NAME, "", lease=LEASE), Effect)
     turn.confirm({"id": 6})
     assert bench.effect.result == {"id": 6}

@@ -15,6 +15,7 @@ from typing import Any, Self
 from crm_relay.delivery.ports import Clock, Conflict, Item, Store
 
 _KEPT = 400 * 86_400  # as long as leads are remembered, and longer than any replay window
+_TURN_KEPT = 86_400
 
 
 class State(StrEnum):
@@ -118,20 +119,32 @@ class Ledger:
             OtherPayload: another payload has this name.
             StorageError: the store did not answer; nothing may be assumed.
         """
-        return self._claim(name, sha256, lease, again=False)
+        return self._claim(_key(name), sha256, lease)
 
-    def turn(self, name: str, *, lease: int) -> "Claim":
-        """Become the owner of what may be done again and again, settled or not; `Claim.release` ends a turn.
+    def reopen(self, name: str, *, lease: int) -> "Claim":
+        """Become the owner of an effect, settled or not; it stays settled until something else is written.
 
         Raises:
             Busy, StorageError: as `claim`.
         """
-        claim = self._claim(name, "", lease, again=True)
+        claim = self._claim(_key(name), "", lease, again=True)
         assert isinstance(claim, Claim)
         return claim
 
-    def _claim(self, name: str, sha256: str, lease: int, *, again: bool) -> "Claim | Effect":
-        item = self._store.get(_key(name))
+    def turn(self, name: str, *, lease: int) -> "Claim":
+        """Become the only one at what may be done again and again; `Claim.release` ends a turn.
+
+        A turn is no effect, though it may have the name of one. What is noted with it is kept for a day.
+
+        Raises:
+            Busy, StorageError: as `claim`.
+        """
+        claim = self._claim(f"turn#{name}", "", lease, kept=_TURN_KEPT)
+        assert isinstance(claim, Claim)
+        return claim
+
+    def _claim(self, key: str, sha256: str, lease: int, *, again: bool = False, kept: int = _KEPT) -> "Claim | Effect":
+        item = self._store.get(key)
         while True:
             effect = Effect.read(item.attributes) if item else Effect(State.PLANNED, sha256)
             if effect.sha256 != sha256:
@@ -143,28 +156,28 @@ class Ledger:
                 raise Busy(effect.lease_until)
             claimed = replace(effect, owner=uuid.uuid4().hex, lease_until=now + lease, tries=effect.tries + 1)
             try:
-                return Claim(self._store, self._clock, self._write(name, claimed, item), claimed)
+                item = self._store.put(
+                    key,
+                    claimed.attributes(),
+                    replaces=item,
+                    expires_at=now + kept,
+                    attention=item.attention if item else None,
+                )
             except Conflict as conflict:
                 item = conflict.current
-
-    def _write(self, name: str, effect: Effect, item: Item | None) -> Item:
-        return self._store.put(
-            _key(name),
-            effect.attributes(),
-            replaces=item,
-            expires_at=int(self._clock.time()) + _KEPT,
-            attention=item.attention if item else None,
-        )
+            else:
+                return Claim(self._store, self._clock, item, claimed, kept)
 
 
 class Claim:
     """An effect that is ours until the lease ends. Every method raises Fenced if it is not ours any more."""
 
-    def __init__(self, store: Store, clock: Clock, item: Item, effect: Effect) -> None:
-        """Hold `item`, which says what `effect` says."""
+    def __init__(self, store: Store, clock: Clock, item: Item, effect: Effect, kept: int = _KEPT) -> None:
+        """Hold `item`, which says what `effect` says, for `kept` seconds from each write on."""
         self._store = store
         self._clock = clock
         self._item = item
+        self._kept = kept
         self.effect = effect
         self.in_doubt = effect.state in _IN_DOUBT
         """Whether an earlier try may have done it: look in the CRM first."""
@@ -224,7 +237,7 @@ class Claim:
                 self._item.key,
                 effect.attributes(),
                 replaces=self._item,
-                expires_at=int(self._clock.time()) + _KEPT,
+                expires_at=int(self._clock.time()) + self._kept,
                 attention=attention,
             )
         except Conflict:
