@@ -24,7 +24,7 @@ from crm_relay.delivery.runtime import Runtime, prepare, runtime
 from crm_relay.delivery.worker import LambdaContext
 from crm_relay.http_api import Event, Unavailable
 from crm_relay.observability import count, log_failure, logger, needs_attention, observed
-from crm_relay.outcomes import NotConfigured, Outcome, Rejected
+from crm_relay.outcomes import NotConfigured, Outcome, Rejected, Unreachable
 from crm_relay.settings import Bitrix24Route
 
 _NEEDS_SECONDS = 2 * DEADLINE
@@ -83,6 +83,8 @@ def _sweep(relay: Runtime, source: Portal, routes: Mapping[str, Bitrix24Route]) 
         page = source.do(stage_history_after(last, filters=filters))
         told_of = list(takewhile(lambda move: not _is_young(move, source.now()), page))
         if told_of:
+            if row_id(told_of[-1]) <= last:
+                raise Unreachable("list_out_of_order")
             queued += _queue_unknown(relay, source, routes, told_of)
             last = row_id(told_of[-1])
             _remember(relay, key, last)

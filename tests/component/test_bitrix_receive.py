@@ -25,6 +25,7 @@ from tests.gateway import Response
 from tests.relay import APP, APPLICATION_TOKEN, HUB_SECRET, START, URL_KEY, Crash, Relay
 from workbench.sandboxes import faults
 from workbench.sandboxes.bitrix24 import PARTNER, READY
+from workbench.sandboxes.bitrix24.calls import Answer, Call, Method
 from workbench.sandboxes.rates import busiest
 from workbench.sandboxes.wire import SandboxRequest
 
@@ -777,6 +778,24 @@ def test_a_sweep_finds_everything_once_however_much_it_is(desk: Desk) -> None:
     desk.relay.clock.sleep(600)
     assert [sweep(desk), sweep(desk)] == [{"partner": 120}, {"partner": 0}]
     assert desk.carried() == 120
+
+
+def test_a_portal_that_answers_the_same_page_again_is_not_swept_for_ever(desk: Desk) -> None:
+    """It overlooks where the list is to begin; what was found is queued once."""
+    sweep(desk)
+    for _ in range(50):
+        desk.partner.move(desk.deal("C3:NEW"), READY)
+    desk.relay.clock.sleep(600)
+    methods = desk.partner._methods
+    read = methods["crm.stagehistory.list"]
+
+    def overlooks(call: Call) -> Answer:
+        filters = {name: value for name, value in call.params["filter"].items() if not name.startswith(">")}
+        return read.run(replace(call, params={**call.params, "filter": filters}))
+
+    methods["crm.stagehistory.list"] = Method(overlooks, read.scopes)
+    assert sweep(desk) == {"partner": None}
+    assert desk.carried() == 50
 
 
 def test_a_sweep_that_breaks_off_goes_on_where_it_was(desk: Desk) -> None:
