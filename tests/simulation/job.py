@@ -46,13 +46,14 @@ def in_vain_is_told(world: World, name: str, queue: str) -> Iterator[str]:
     """Tell if an effect has ended in vain, and nobody is told."""
     state = end(world, name).get("state")
     if state in IN_VAIN:
-        if name not in _dead(world, queue):
+        if name not in dead(world, queue):
             yield f"{name}: {state} without a dead letter"
         if world.items[f"effect#{name}"].attention != state:
             yield f"{name}: {state}, and not in the index of what needs attention"
 
 
-def _dead(world: World, queue: str) -> set[str]:
+def dead(world: World, queue: str) -> set[str]:
+    """Return the names of the effects whose messages are dead letters."""
     bodies = [json.loads(message.body) for message in world.dead_letters[queue].messages.values()]
     return {f"{body['kind']}#{body['key']}" if "kind" in body else _lead(body["detail"]) for body in bodies}
 
