@@ -135,7 +135,8 @@ class AmoAccount:
         item = store.get(key)
         while item is None or not self._are_fresh(item, entities):
             now = int(clock.time())
-            if item and 0 < item.attributes["reading_until"] - now <= _NAMES_READ_WITHIN:
+            # An older version, behind a canary or before us, writes no "reading_until".
+            if item and 0 < item.attributes.get("reading_until", 0) - now <= _NAMES_READ_WITHIN:
                 clock.sleep(_LOOK_AGAIN)
                 item = store.get(key)
                 continue

@@ -531,7 +531,8 @@ def _decimal(value: Any) -> Decimal | None:
         number = Decimal(str(value).strip().replace(",", "."))
     except InvalidOperation:
         return None
-    return number if number.is_finite() and abs(number) < 10**18 else None
+    # Not abs: it overflows where the exponent is beyond the context's.
+    return number if number.is_finite() and number.copy_abs() < 10**18 else None
 
 
 def _yes(value: Any) -> bool:

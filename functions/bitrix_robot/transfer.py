@@ -187,6 +187,12 @@ class _Carrier:
             transfer.failure = GaveUp()
         self._refuse(given_up, lease=lease)
         self._ports.parallel(_give_back, given_up)
+        # Another call has the turn to tell people, say; each robot waits for an answer of its own, and once.
+        untold = [transfer for transfer in given_up if not isinstance(transfer.failure, GaveUp)]
+        for transfer in untold:
+            is_over = transfer.is_carried and self._route.on_repeat == "nothing"
+            transfer.failure = None if is_over else GaveUp()
+        self._reporter.answer_robots(untold)
 
     def map_only(self, transfer: Transfer) -> None:
         """Make of a deal what it is to be in the hub, and leave it at that."""
@@ -475,6 +481,10 @@ class _Carrier:
         unclaimed = [transfer for transfer in refusals if transfer.claim is None]
         begun = [transfer for transfer in unclaimed if transfer.hub_deal and not transfer.is_carried]
         self._ports.parallel(partial(self._claim, lease), begun)
+        for transfer in begun:
+            if transfer.is_carried:
+                del refusals[transfer]
+                transfer.failure = NotExecuted("carried_meanwhile", retry_after=_BUSY)
         # What was never begun must stay unknown to the sweep.
         self._ports.parallel(partial(self._take_turn, lease), [each for each in unclaimed if each not in begun])
         try:

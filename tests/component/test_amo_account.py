@@ -357,6 +357,19 @@ def test_names_that_another_worker_does_not_come_back_with_are_read(bench: Bench
     assert 2 < bench.clock.now - began < 5
 
 
+def test_names_that_an_older_version_has_kept_are_read_again(bench: Bench) -> None:
+    """It knows nothing of reading for all; a new stage costs no note."""
+    bench.with_long_lived_token()
+    names = bench.worker().names()
+    key = f"names#{amo_key('main')}"
+    item = bench.relay.store.items[key]
+    older = {name: value for name, value in item.attributes.items() if name != "reading_until"}
+    bench.relay.store.items[key] = replace(item, attributes=older)
+    bench.clock.now += 301
+    assert bench.worker().names([{"pipeline_id": 9621010, "status_id": 1}]) == names
+    assert bench.asked() == 6
+
+
 @pytest.mark.parametrize("new", [{"status_id": 1}, {"pipeline_id": 1}, {"responsible_user_id": 1}], ids=repr)
 def test_an_id_that_is_new_has_names_read_again_but_not_every_time(bench: Bench, new: dict[str, int]) -> None:
     """A stage that was made a minute ago; and one that is gone is not asked for again and again."""

@@ -3,7 +3,7 @@
 The real handlers run against the sandboxes of both portals; an effect is what is in the hub, or in the partner's deal.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from random import Random
@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from bitrix_robot.deal import Transfer
 from bitrix_robot.order import Order
 from bitrix_robot.portal import Portal
-from bitrix_robot.transfer import preview
+from bitrix_robot.transfer import GaveUp, _Carrier, preview
 from crm_relay.bitrix24 import items
 from crm_relay.bitrix24.items import DEAL
 from crm_relay.delivery.ports import StorageError
@@ -590,6 +591,59 @@ def test_a_deal_that_is_given_up_is_told_of_once(office: Office) -> None:
     assert [event["reason"] for event in office.told("DealTransferFailed")] == ["gave_up"] * 2
     assert len(office.relay.dead_letters["deals"].messages) == 2
     assert len(office.relay.store.attention("GIVEN_UP", limit=9)) == 2
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["nothing", "half a deal"])
+def test_all_robots_of_a_deal_that_is_given_up_go_on_together(office: Office, half: bool) -> None:
+    """Their calls are given up in one batch: one of them tells people, each answers its robot."""
+    office.partner.portal = replace(office.partner.portal, webhook_robots=())
+    handle = office.hub.handle
+
+    def down(request: SandboxRequest) -> SandboxResponse:
+        return RESET if not half or b"crm.item.productrow.set" in request.body else handle(request)
+
+    office.hub.handle = down  # type: ignore[method-assign]
+    office.deal(stageId=READY, rows=[{"productName": "А"}])
+    office.call("event")
+    office.relay.run(30)
+    for token in ("first", "second"):
+        office.robot(token)
+        office.call(token, event_token=token)
+    office.relay.clock.sleep(90_000)
+    office.over()
+    assert len(office.comments()) == 1
+    hub_deal = "1" if half else ""
+    assert [run.returned for run in office.partner.robot_results] == [{"status": "failed", "esb_deal_id": hub_deal}] * 2
+
+
+def test_half_a_deal_that_is_carried_while_it_is_given_up_is_carried(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another call gets through meanwhile: nobody is told of a failure, and the robot of the first goes on."""
+    office.partner.portal = replace(office.partner.portal, webhook_robots=())
+    refuse, handle = _Carrier._refuse, office.hub.handle
+
+    def without_rows(request: SandboxRequest) -> SandboxResponse:
+        return RESET if b"crm.item.productrow.set" in request.body else handle(request)
+
+    def meanwhile(carrier: _Carrier, transfers: Sequence[Transfer], *, lease: int) -> None:
+        if any(isinstance(transfer.failure, GaveUp) for transfer in transfers) and not office.told():
+            office.hub.handle = handle  # type: ignore[method-assign]
+            office.call("second")
+            office.work_beside()
+        refuse(carrier, transfers, lease=lease)
+
+    office.hub.handle = without_rows  # type: ignore[method-assign]
+    office.deal(stageId=READY, rows=[{"productName": "А"}])
+    office.robot("first")
+    office.call("first", event_token="first")
+    office.relay.run(30)
+    office.relay.clock.sleep(90_000)
+    monkeypatch.setattr(_Carrier, "_refuse", meanwhile)
+    office.over()
+    assert office.comments() == [TRANSFERRED]
+    assert not office.told("DealTransferFailed")
+    assert [run.returned for run in office.partner.robot_results] == [{"status": "ok", "esb_deal_id": "1"}]
 
 
 def test_half_a_deal_that_is_given_up_is_told_of_with_the_hubs_id(office: Office) -> None:

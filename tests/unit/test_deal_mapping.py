@@ -264,6 +264,18 @@ def test_nothing_is_nothing(value: object, name: str) -> None:
     assert (deal.emptied, deal.left) == ((name,), ())
 
 
+@pytest.mark.parametrize("name", ["UF_NUMBER", "UF_MONEY"])
+def test_a_number_beyond_all_numbers_is_left(name: str) -> None:
+    """What somebody has typed into a text costs the deal nothing; nor does it where an update compares texts."""
+    deal = {"id": 5, "UF_TEXT": "1e9999999", "currencyId": "RUB"}
+    result = mapped(deal, fields={"UF_TEXT": name})
+    assert name not in result.fields
+    assert result.left == ("UF_TEXT",)
+    assert changes(result, {}, HUB)["title"]
+    wanted = HubDeal({"UF_TEXT": "1e9999999"}, (), (), ())
+    assert changes(wanted, {"UF_TEXT": "1e9999999"}, HUB) == {}
+
+
 def test_constants_are_written_as_they_are_or_as_options_by_text() -> None:
     """Lists too."""
     constants = {"SOURCE_ID": "партнёр", "UF_LIST": ["Прочее", "920"], "UF_TEXT": "x", "UF_WHOLE": 5}
