@@ -18,7 +18,6 @@ _FIRST_DELAY = 5
 _LONGEST_DELAY = 900
 _LONGEST_ASKED = 600
 
-
 type Job = Callable[[Envelope, Claim], Mapping[str, Any]]
 """Does one effect and returns its result; raises an Outcome where that did not work."""
 
@@ -49,13 +48,8 @@ class Task:
 type BatchJob = Callable[[Sequence[Task]], None]
 """Does many effects together and ends each task. What it raises is the failure of those that it has not ended."""
 
-
 type Farewell = Callable[[Sequence[Task]], None]
 """Tells whoever waits for effects that no worker goes on with; once more, where the giving up is not recorded."""
-
-
-def no_farewell(_: Sequence[Task]) -> None:
-    """Be a Farewell where nobody waits."""
 
 
 def each(job: Job) -> BatchJob:
@@ -106,7 +100,7 @@ class Try:
 
 
 def attempt(
-    ports: Ports, tries: Sequence[Try], job: BatchJob, *, lease: int, farewell: Farewell = no_farewell
+    ports: Ports, tries: Sequence[Try], job: BatchJob, *, lease: int, farewell: Farewell = lambda _: None
 ) -> list[Ending]:
     """Try effects once, together, and return what came of each, in their order.
 
