@@ -367,9 +367,9 @@ class _Carrier:
                         case Exception() as failure:
                             raise failure
                         case hub_id if card.kind == "company":
-                            transfer.cards["companyId"] = hub_id
+                            transfer.hub_cards["companyId"] = hub_id
                         case hub_id:
-                            contacts = transfer.cards.setdefault("contactIds", [])
+                            contacts = transfer.hub_cards.setdefault("contactIds", [])
                             if hub_id not in contacts:
                                 contacts.append(hub_id)
 
@@ -397,7 +397,7 @@ class _Carrier:
 
     def _creation(self, transfer: Transfer) -> Operation[Item]:
         assert transfer.wanted is not None
-        return items.add(DEAL, {**transfer.wanted.fields, **transfer.cards, **self._marker(transfer)})
+        return items.add(DEAL, {**transfer.wanted.fields, **transfer.hub_cards, **self._marker(transfer)})
 
     def _marker(self, transfer: Transfer) -> dict[str, str]:
         return marker(self._source.settings.member_id, "deal", transfer.order.deal, self._name)
