@@ -8,7 +8,7 @@ from typing import Any
 from crm_relay.delivery.envelope import Envelope
 from crm_relay.delivery.ledger import Busy, Claim, Effect, Fenced, Ledger, OtherPayload, State
 from crm_relay.delivery.ports import Ports, StorageError
-from crm_relay.observability import count, log_failure, logger, needs_attention
+from crm_relay.observability import log_failure, log_fault, logger, needs_attention
 from crm_relay.outcomes import NotConfigured, NotExecuted, Outcome, OutcomeUnknown, Rejected
 
 MOST_TRIES = 5
@@ -163,8 +163,7 @@ def _unclaimed(ports: Ports, tried: Try, found: Effect | Exception) -> Ending:
 
 def unhandled(ports: Ports, error: Exception, received: int) -> Waiting:
     """Log and count a fault of ours; the message comes again, for which somebody may have mended it."""
-    log_failure("unhandled", error)
-    count("UnhandledError")
+    log_fault(error)
     return Waiting("unhandled", delay(ports, received))
 
 
@@ -195,8 +194,7 @@ def _say(farewell: Farewell, tasks: Sequence[Task]) -> None:
         if tasks:
             farewell(tasks)
     except Exception as error:  # noqa: BLE001 (they are given up all the same: the dead letters' alarm tells)
-        log_failure("unhandled", error)
-        count("UnhandledError")
+        log_fault(error)
 
 
 def _record(ports: Ports, task: Task, *, last: bool) -> Callable[[], Ending | Exception]:
@@ -245,8 +243,7 @@ def _meaning(task: Task, failure: Exception) -> _Meaning:
             log_failure("storage failed", failure, key=key)
             return _Meaning("storage", happened=_happened(task.claim))
         case _:  # a fault of ours must not cost the message
-            log_failure("unhandled", failure, key=key)
-            count("UnhandledError")
+            log_fault(failure, key=key)
             return _Meaning(type(failure).__name__, happened=_happened(task.claim), orderly=False)
 
 
