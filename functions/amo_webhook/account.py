@@ -148,7 +148,7 @@ class AmoAccount:
         return _names(item.attributes)
 
     def _are_being_read(self, item: Item) -> bool:
-        left: int = item.attributes["reading_until"] - int(self.now())
+        left: int = item.attributes.get("reading_until", 0) - int(self.now())
         return 0 < left <= _NAMES_READ_WITHIN
 
     def _claim_names(self, item: Item | None) -> Item | None:
@@ -249,7 +249,6 @@ class AmoAccount:
             "stages": {str(pipeline["id"]): _stages(pipeline) for pipeline in pipelines},
             "time_zone": zone,
             "read_at": int(self.now()),
-            "reading_until": 0,
         }
 
     def _unless_refused[T](self, what: str, read: Callable[[], T]) -> T | None:
