@@ -63,7 +63,7 @@ fuzz: $(INSTALLED) ## What strangers may send, INPUTS=1000000 of it, on everythi
 
 .PHONY: mutants
 mutants: $(INSTALLED) ## Change the core in one place at a time; print what no test notices (ONLY=signing for one module).
-	@python -m workbench.mutants --only "$(ONLY)"
+	@python -m tests.mutants --only "$(ONLY)"
 
 .PHONY: load
 load: $(INSTALLED) ## Load on the running `make start` (RATE=50 SECONDS=60), then a check of every effect.

@@ -20,6 +20,7 @@ from urllib.parse import quote
 import msgspec
 import pytest
 from aws_lambda_powertools.metrics import base as metrics_base
+from aws_lambda_powertools.metrics.provider import cold_start
 from aws_lambda_powertools.metrics.provider.cloudwatch_emf import cloudwatch
 from aws_lambda_powertools.utilities.circuit_breaker import base as circuit
 from aws_lambda_powertools.utilities.circuit_breaker.persistence import base as circuit_persistence
@@ -191,6 +192,7 @@ def surroundings(time: Callable[[], float], http_client: Callable[[], HttpClient
         for module in (cloudwatch, metrics_base):
             patch.setattr(module, "print", partial(print, file=output), raising=False)
         patch.setattr(logger.registered_handler, "stream", output)
+        patch.setattr(cold_start, "is_cold_start", False)  # else the first test of a process counts one more
         metrics.clear_metrics()  # of what was counted outside of any handler before
         try:
             yield

@@ -20,11 +20,11 @@ from uuid import uuid4
 from zlib import crc32
 
 import aiohttp
-import boto3
 from boto3.dynamodb.types import TypeDeserializer
 
 from crm_relay.signing import signature_headers
 from workbench.cli.control import Control
+from workbench.cli.target import Target
 from workbench.cli.world import World
 from workbench.local_crms import Bitrix24
 
@@ -48,6 +48,7 @@ class Load:
     """
 
     control: Control
+    target: Target
     run: str = field(default_factory=lambda: uuid4().hex[:8])
     accepted: dict[str, str] = field(default_factory=dict)
     """The kind of each event by its name."""
@@ -134,14 +135,8 @@ class Load:
             return state
 
     def _histories(self) -> Counter[str]:
-        client = boto3.client(
-            "dynamodb",
-            endpoint_url=self.control.known["endpoint_url"],
-            region_name=self.control.known["region"],
-            aws_access_key_id="local",
-            aws_secret_access_key="local",  # noqa: S106 (the local stack takes any)
-        )
-        pages = client.get_paginator("scan").paginate(TableName=self.control.known["outputs"]["TableName"])
+        scan = self.target.dynamodb.get_paginator("scan")
+        pages = scan.paginate(TableName=self.target.output("TableName"))
         told: Counter[str] = Counter()
         for item in (item for page in pages for item in page["Items"]):
             if (key := item["key"]["S"]).startswith("lead#load-"):
@@ -168,7 +163,7 @@ class Load:
 
 
 async def _measured(rate: float, seconds: float) -> int:
-    load = Load(Control.of(World()))
+    load = Load(Control.of(World()), Target.of(World(), None, None))
     await load.send(rate=rate, seconds=seconds)
     settled = await load.settled()
     await asyncio.sleep(_QUIET)

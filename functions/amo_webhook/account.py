@@ -61,6 +61,7 @@ class AmoAccount:
         self._relay = relay
         self.name = name
         self._key = amo_key(name)
+        self._names_key = f"names#{self._key}"
         self._door = Door(relay.ports, self._key, requests_per_second=settings.requests_per_second)
         self._token = SharedToken(relay.ports, self._key)
 
@@ -131,32 +132,45 @@ class AmoAccount:
             entities: those that names are wanted for; an id in them that is new to us has the names read again.
         """
         entities = list(entities)
-        store, clock, key = self._relay.ports.store, self._relay.ports.clock, f"names#{self._key}"
-        item = store.get(key)
+        ports = self._relay.ports
+        item = ports.store.get(self._names_key)
         while item is None or not self._are_fresh(item, entities):
-            now = int(clock.time())
-            # An older version, behind a canary or before us, writes no "reading_until".
-            if item and 0 < item.attributes.get("reading_until", 0) - now <= _NAMES_READ_WITHIN:
-                clock.sleep(_LOOK_AGAIN)
-                item = store.get(key)
+            if item and self._are_being_read(item):
+                ports.clock.sleep(_LOOK_AGAIN)
+                item = ports.store.get(self._names_key)
                 continue
-            claim = {**_NO_NAMES, **(item.attributes if item else {}), "reading_until": now + _NAMES_READ_WITHIN}
             try:
-                item = store.put(key, claim, replaces=item, expires_at=now + _NAMES_KEPT)
+                claimed = self._claim_names(item)
             except Conflict as conflict:
                 item = conflict.current
-                continue
-            except StorageError as error:
-                log_failure("names not claimed", error, account=self.name)
-            known = self._read_names()
-            try:
-                store.put(key, known, replaces=item, expires_at=known["read_at"] + _NAMES_KEPT)
-            except Conflict:  # another worker has read the same
-                pass
-            except StorageError as error:  # of an account with very many users, say, more than an item holds
-                log_failure("names not kept", error, account=self.name)
-            return _names(known)
+            else:
+                return self._read_and_keep_names(claimed)
         return _names(item.attributes)
+
+    def _are_being_read(self, item: Item) -> bool:
+        left: int = item.attributes.get("reading_until", 0) - int(self.now())
+        return 0 < left <= _NAMES_READ_WITHIN
+
+    def _claim_names(self, item: Item | None) -> Item | None:
+        """Tell other workers that we are reading names. Raises Conflict if one of them was faster."""
+        now = int(self.now())
+        claim = {**_NO_NAMES, **(item.attributes if item else {}), "reading_until": now + _NAMES_READ_WITHIN}
+        try:
+            return self._relay.ports.store.put(self._names_key, claim, replaces=item, expires_at=now + _NAMES_KEPT)
+        except StorageError as error:
+            log_failure("names not claimed", error, account=self.name)
+            return item
+
+    def _read_and_keep_names(self, item: Item | None) -> Names:
+        known = self._read_names()
+        expires_at = known["read_at"] + _NAMES_KEPT
+        try:
+            self._relay.ports.store.put(self._names_key, known, replaces=item, expires_at=expires_at)
+        except Conflict:  # another worker has read the same
+            pass
+        except StorageError as error:  # of an account with very many users, say, more than an item holds
+            log_failure("names not kept", error, account=self.name)
+        return _names(known)
 
     def _are_fresh(self, item: Item, entities: Iterable[Mapping[str, Any]]) -> bool:
         age = self.now() - item.attributes["read_at"]
@@ -235,7 +249,6 @@ class AmoAccount:
             "stages": {str(pipeline["id"]): _stages(pipeline) for pipeline in pipelines},
             "time_zone": zone,
             "read_at": int(self.now()),
-            "reading_until": 0,
         }
 
     def _unless_refused[T](self, what: str, read: Callable[[], T]) -> T | None:

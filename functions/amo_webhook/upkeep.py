@@ -12,7 +12,7 @@ from crm_relay.delivery.ports import Conflict, StorageError
 from crm_relay.delivery.runtime import prepare, runtime
 from crm_relay.delivery.worker import LambdaContext
 from crm_relay.http_api import Event
-from crm_relay.observability import count, log_failure, logger, needs_attention, observed
+from crm_relay.observability import log_failure, log_fault, logger, needs_attention, observed
 from crm_relay.outcomes import NotConfigured, Outcome, Rejected
 from crm_relay.settings import read_environment
 
@@ -50,8 +50,7 @@ def _looked_after(name: str, api_url: str) -> Result:
     except StorageError as error:
         log_failure("account not looked after", error, account=name)
     except Exception as error:  # noqa: BLE001 (one account must not cost the others)
-        log_failure("unhandled", error, account=name)
-        count("UnhandledError")
+        log_fault(error, account=name)
     return "failed"
 
 

@@ -50,7 +50,7 @@ class Transfer:
         wanted: what it is to be in the hub.
         hub_rows: what its rows are to be.
         rows_refused: why the hub does not take them.
-        cards: the hub's contacts and company: {"contactIds", "companyId"}.
+        hub_cards: the hub's contacts and company: {"contactIds", "companyId"}.
     """
 
     order: Order
@@ -68,7 +68,7 @@ class Transfer:
     wanted: HubDeal | None = None
     hub_rows: HubRows | None = None
     rows_refused: Rejected | None = None
-    cards: dict[str, Any] = field(default_factory=dict)
+    hub_cards: dict[str, Any] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
     failure: Exception | None = None
 

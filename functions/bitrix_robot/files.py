@@ -22,8 +22,6 @@ from crm_relay.observability import logger
 from crm_relay.outcomes import NotExecuted, Rejected
 
 _UNDER_WAY, _LEFT = 0, -1
-
-
 _MOST_AT_ONCE = 5_000_000
 """Bytes of a file that a waiting caller's seconds are enough for."""
 

@@ -40,7 +40,6 @@ _NEEDS_SECONDS = 10
 _RESPONSE_LIMIT = 32 * 1024 * 1024
 """Bytes: fifty deals with hundreds of custom fields are more than the client takes by default."""
 
-
 type _Made[K, T] = Callable[[Sequence[K]], dict[K, T | Outcome]]
 
 

@@ -15,7 +15,7 @@ from crm_relay.outcomes import NotExecuted, Outcome, Rejected
 from crm_relay.settings import Bitrix24Texts
 
 
-def success_text(texts: Bitrix24Texts, transfer: Transfer) -> str:
+def _success_text(texts: Bitrix24Texts, transfer: Transfer) -> str:
     """Return what is said of a deal that was carried, and of what could not go along."""
     assert transfer.wanted is not None
     assert transfer.hub_rows is not None
@@ -33,7 +33,7 @@ def missing(transfer: Transfer) -> list[str]:
     return [*(["rows"] if transfer.lacks_rows else []), *(["files"] if not_carried(transfer) else [])]
 
 
-def failure_text(texts: Bitrix24Texts, transfer: Transfer, refusal: Rejected) -> str:
+def _failure_text(texts: Bitrix24Texts, transfer: Transfer, refusal: Rejected) -> str:
     """Return what is said of a deal that was not carried, or not whole."""
     own: Mapping[str, str] = {
         "wrong_stage": texts.wrong_stage,
@@ -72,11 +72,11 @@ class Reporter:
 
     def tell_success(self, transfers: Sequence[Transfer]) -> None:
         """Tell of deals that are in the hub now."""
-        self._tell({transfer: success_text(self._texts, transfer) for transfer in transfers})
+        self._tell({transfer: _success_text(self._texts, transfer) for transfer in transfers})
 
     def tell_failure(self, refusals: Mapping[Transfer, Rejected]) -> None:
         """Tell of deals that are not, of the same refusal once; where there is no deal, a waiting robot at least."""
-        texts = {transfer: failure_text(self._texts, transfer, refusal) for transfer, refusal in refusals.items()}
+        texts = {transfer: _failure_text(self._texts, transfer, refusal) for transfer, refusal in refusals.items()}
         self._tell({transfer: text for transfer, text in texts.items() if transfer.deal})
         nowhere = {transfer: text for transfer, text in texts.items() if not transfer.deal}
         self._do({(transfer, "robot"): _robot_answer(transfer, text) for transfer, text in nowhere.items()})

@@ -23,7 +23,7 @@ from crm_relay.delivery.ports import StorageError, update
 from crm_relay.delivery.runtime import Runtime, prepare, runtime
 from crm_relay.delivery.worker import LambdaContext
 from crm_relay.http_api import Event, Unavailable
-from crm_relay.observability import count, log_failure, logger, needs_attention, observed
+from crm_relay.observability import count, log_failure, log_fault, logger, needs_attention, observed
 from crm_relay.outcomes import NotConfigured, Outcome, Rejected, Unreachable
 from crm_relay.settings import Bitrix24Route
 
@@ -65,8 +65,7 @@ def _swept(relay: Runtime, name: str, routes: Mapping[str, Bitrix24Route], until
     except StorageError as error:
         log_failure("portal not swept", error, portal=name)
     except Exception as error:  # noqa: BLE001 (one portal must not cost the others)
-        log_failure("unhandled", error, portal=name)
-        count("UnhandledError")
+        log_fault(error, portal=name)
     return None
 
 

@@ -334,11 +334,22 @@ class _Carrier:
         for answer in answers.values():
             if isinstance(answer, Refused):  # of what holds nothing but ids: it is nothing about a deal
                 raise answer
+        self._begin_deleted_anew(begun, answers)
+        self._recognize(new, answers)
+        still_new = [transfer for transfer in new if transfer.going and transfer.is_new]
+        self._carry_cards(still_new, still_there(known, answers), lease=lease)
+
+    @staticmethod
+    def _begin_deleted_anew(begun: Sequence[Transfer], answers: Mapping[Any, list[Item] | Outcome]) -> None:
+        """Of deals that are in the hub, but not whole, make those anew that were deleted there, with the next try."""
         for transfer in begun:
             with transfer.guarded():
                 if not expect(answers[transfer]):
                     transfer.begin_anew()
                     raise NotExecuted("half_a_deal_was_deleted", retry_after=_BUSY)
+
+    def _recognize(self, new: Sequence[Transfer], answers: Mapping[Any, list[Item] | Outcome]) -> None:
+        """Take over deals that a try of unknown outcome has made, and wait for those that may still appear."""
         for transfer in new:
             with transfer.guarded():
                 found = expect(answers[transfer])
@@ -349,12 +360,6 @@ class _Carrier:
                     transfer.mark(hub_deal=transfer.hub_deal)
                 elif (wait := transfer.notes.get("creating", 0) + APPEARS_WITHIN - self._hub.now()) > 0:
                     raise NotExecuted("deal_may_still_appear", retry_after=wait)
-
-        self._carry_cards(
-            [transfer for transfer in new if transfer.going and transfer.is_new],
-            still_there(known, answers),
-            lease=lease,
-        )
 
     def _cards_of(self, transfers: Sequence[Transfer]) -> list[SourceCard]:
         if self._route.contacts != "find_or_create":
@@ -373,9 +378,9 @@ class _Carrier:
                         case Exception() as failure:
                             raise failure
                         case hub_id if card.kind == "company":
-                            transfer.cards["companyId"] = hub_id
+                            transfer.hub_cards["companyId"] = hub_id
                         case hub_id:
-                            contacts = transfer.cards.setdefault("contactIds", [])
+                            contacts = transfer.hub_cards.setdefault("contactIds", [])
                             if hub_id not in contacts:
                                 contacts.append(hub_id)
 
@@ -403,7 +408,7 @@ class _Carrier:
 
     def _creation(self, transfer: Transfer) -> Operation[Item]:
         assert transfer.wanted is not None
-        return items.add(DEAL, {**transfer.wanted.fields, **transfer.cards, **self._marker(transfer)})
+        return items.add(DEAL, {**transfer.wanted.fields, **transfer.hub_cards, **self._marker(transfer)})
 
     def _marker(self, transfer: Transfer) -> dict[str, str]:
         return marker(self._source.settings.member_id, "deal", transfer.order.deal, self._name)

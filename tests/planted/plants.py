@@ -19,6 +19,7 @@ from bitrix_robot import cards, files, report, transfer
 from bitrix_robot.report import Reporter
 from callback_receiver import process, receive
 from crm_relay import signing
+from crm_relay.bitrix24 import items
 from crm_relay.cartelcrm import callbacks
 from crm_relay.cartelcrm.callbacks import Callback
 from crm_relay.cartelcrm.leads import Lead
@@ -378,7 +379,8 @@ _ARRIVES_LATE = f"{_TRANSFER}::test_d25_a_request_that_arrives_late_carries_the_
 
 @mistake("a deal is made again without a look into the hub", tests=_KILLED_ANYWHERE)
 def _blind_deal(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(transfer._Carrier, "_look_up", lambda *_: None)
+    nothing = items.find_by_origin(items.DEAL, "nobody", "nothing")
+    patch.setattr(transfer._Carrier, "_search", lambda *_: nothing)
 
 
 @mistake("people are told again without a look at what they were told", tests=_KILLED_ANYWHERE)

@@ -30,9 +30,17 @@ class Trouble(Enum):
     """The process dies while its request goes on to where it is done."""
 
 
-_BOTH = (Trouble.REFUSED, Trouble.ANSWER_LOST, Trouble.LATE, Trouble.SLOW, Trouble.STALLED)
-_KILLS = (Trouble.KILLED_BEFORE, Trouble.KILLED_AFTER, Trouble.KILLED_UNDER_WAY)
-_PORT = dict(zip((*_BOTH, *_KILLS), (30, 20, 10, 18, 4, 4, 5, 4), strict=True))
+_PORT = {
+    Trouble.REFUSED: 30.0,
+    Trouble.ANSWER_LOST: 20.0,
+    Trouble.LATE: 10.0,
+    Trouble.SLOW: 18.0,
+    Trouble.STALLED: 4.0,
+    Trouble.KILLED_BEFORE: 4.0,
+    Trouble.KILLED_AFTER: 5.0,
+    Trouble.KILLED_UNDER_WAY: 4.0,
+}
+"""How often each meets a call of a port, beside the others."""
 _CRM = {trouble: weight / 2 for trouble, weight in _PORT.items()} | {Trouble.ANSWERED_BADLY: 50}
 
 _LONGEST_SKEW = 600

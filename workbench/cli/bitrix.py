@@ -1,6 +1,8 @@
 """`relay bitrix`: check portals and routes of Bitrix24, list fields, install our robot, carry one deal by hand."""
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,7 +33,7 @@ from workbench.cli.console import (
     table,
     tell,
 )
-from workbench.cli.portals import Portals, trouble
+from workbench.cli.portals import Connection, Portals, trouble
 from workbench.cli.target import Target
 from workbench.transfer_robot import CODE, NAME, transfer_robot
 
@@ -99,10 +101,8 @@ def fields(
     what a route's stages, fields and constants may name.
     """
     connection = _known(ctx.obj, stack, region).portal(name)
-    try:
+    with _in_words(connection):
         form = bitrix_check.read_form(connection)
-    except Outcome as outcome:
-        raise Problem(f"{trouble(outcome, connection.settings.host)}.") from None
     if as_json:
         listed = {
             field: {
@@ -182,15 +182,13 @@ def install(
     if not routes:
         raise Problem(f"No route of relay.toml begins at {name}, so a robot would have nothing to do.")
     handler = connection.call_url
-    try:
+    with _in_words(connection):
         installed = CODE in connection.do_as_app(robots.list_robots())
         if installed:
             confirm(f"The robot is in {name} already. Register it anew?", yes=yes)
             connection.do_as_app(robots.delete_robot(CODE))
         user_id = user or int(connection.do_as_app(directory.profile())["ID"])
         connection.do_as_app(transfer_robot(handler, routes, user_id=user_id, name=title))
-    except Outcome as outcome:
-        raise Problem(f"{trouble(outcome, connection.settings.host)}.") from None
     say(f"The robot «{shown(title)}» is in {shown(name)}, and calls {shown(_masked(handler))}")
     tell(f"Routes to choose from: {', '.join(routes)}. After a change of routes, install it again.")
 
@@ -206,10 +204,8 @@ def list_(
 ) -> None:
     """List the app's robots in a portal."""
     connection = _known(ctx.obj, stack, region).portal(name)
-    try:
+    with _in_words(connection):
         codes = connection.do_as_app(robots.list_robots())
-    except Outcome as outcome:
-        raise Problem(f"{trouble(outcome, connection.settings.host)}.") from None
     if as_json:
         print_json([{"code": code, "ours": code == CODE} for code in codes])
         return
@@ -231,13 +227,11 @@ def remove(
 ) -> None:
     """Remove the app's robot from a portal: where people have put it, it does nothing any more."""
     connection = _known(ctx.obj, stack, region).portal(name)
-    try:
+    with _in_words(connection):
         if code not in connection.do_as_app(robots.list_robots()):
             raise Problem(f"The app has no robot {code} in {name}.")
         confirm(f"Remove the robot {code} from {name}? Stages that have it do not call us any more.", yes=yes)
         connection.do_as_app(robots.delete_robot(code))
-    except Outcome as outcome:
-        raise Problem(f"{trouble(outcome, connection.settings.host)}.") from None
     tell(f"The robot {shown(code)} is removed from {shown(name)}.")
 
 
@@ -318,6 +312,15 @@ def _known(world: "World", stack: str | None, region: str | None) -> Portals:
         return Portals.of(target, world, world.config if target.name else world.local_config)
     except ConfigurationError as error:
         raise Problem(f"{error}; `relay check` says more.") from None
+
+
+@contextmanager
+def _in_words(connection: Connection) -> Iterator[None]:
+    """Turn what a portal has against it into a Problem."""
+    try:
+        yield
+    except Outcome as outcome:
+        raise Problem(f"{trouble(outcome, connection.settings.host)}.") from None
 
 
 def _masked(call_url: str) -> str:

@@ -51,6 +51,12 @@ def log_failure(problem: str, error: BaseException, **facts: Any) -> None:
     logger.error(problem, error_type=type(error).__name__, error_places=places, **facts)
 
 
+def log_fault(error: BaseException, **facts: Any) -> None:
+    """Log and count a failure that nobody expected: a fault of ours."""
+    log_failure("unhandled", error, **facts)
+    count("UnhandledError")
+
+
 def observed(
     refuse: Callable[[Refusal], Answer] | None = Refusal.answer,
 ) -> Callable[[Handler], Handler]:
@@ -81,8 +87,7 @@ def observed(
                     count("TurnedAway")
                 return refuse(refusal)
             except Exception as error:  # noqa: BLE001 (the outermost frame)
-                log_failure("unhandled", error)
-                count("UnhandledError")
+                log_fault(error)
                 if refuse is None:
                     raise UnhandledError(type(error).__name__) from None
                 return refuse(InternalError("internal_error"))

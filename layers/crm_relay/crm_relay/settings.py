@@ -291,7 +291,6 @@ class Bitrix24Texts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     came_from_hub: str = "сделка сама пришла из ЕСБ"
     deleted_in_hub: str = "в ЕСБ её удалили"
     body_refused: str = "веб-сервер или защитный экран портала не пропустил данные сделки"
-
     gave_up: str = "долго не удавалось, больше не пробуем; нужна помощь администратора"
 
     def __post_init__(self) -> None:

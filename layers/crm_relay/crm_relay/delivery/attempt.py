@@ -8,7 +8,7 @@ from typing import Any
 from crm_relay.delivery.envelope import Envelope
 from crm_relay.delivery.ledger import Busy, Claim, Effect, Fenced, Ledger, OtherPayload, State
 from crm_relay.delivery.ports import Ports, StorageError
-from crm_relay.observability import count, log_failure, logger, needs_attention
+from crm_relay.observability import log_failure, log_fault, logger, needs_attention
 from crm_relay.outcomes import NotConfigured, NotExecuted, Outcome, OutcomeUnknown, Rejected
 
 MOST_TRIES = 5
@@ -17,7 +17,6 @@ MOST_TRIES = 5
 _FIRST_DELAY = 5
 _LONGEST_DELAY = 900
 _LONGEST_ASKED = 600
-
 
 type Job = Callable[[Envelope, Claim], Mapping[str, Any]]
 """Does one effect and returns its result; raises an Outcome where that did not work."""
@@ -49,13 +48,8 @@ class Task:
 type BatchJob = Callable[[Sequence[Task]], None]
 """Does many effects together and ends each task. What it raises is the failure of those that it has not ended."""
 
-
 type Farewell = Callable[[Sequence[Task]], None]
 """Tells whoever waits for effects that no worker goes on with; once more, where the giving up is not recorded."""
-
-
-def no_farewell(_: Sequence[Task]) -> None:
-    """Be a Farewell where nobody waits."""
 
 
 def each(job: Job) -> BatchJob:
@@ -106,7 +100,7 @@ class Try:
 
 
 def attempt(
-    ports: Ports, tries: Sequence[Try], job: BatchJob, *, lease: int, farewell: Farewell = no_farewell
+    ports: Ports, tries: Sequence[Try], job: BatchJob, *, lease: int, farewell: Farewell = lambda _: None
 ) -> list[Ending]:
     """Try effects once, together, and return what came of each, in their order.
 
@@ -169,8 +163,7 @@ def _unclaimed(ports: Ports, tried: Try, found: Effect | Exception) -> Ending:
 
 def unhandled(ports: Ports, error: Exception, received: int) -> Waiting:
     """Log and count a fault of ours; the message comes again, for which somebody may have mended it."""
-    log_failure("unhandled", error)
-    count("UnhandledError")
+    log_fault(error)
     return Waiting("unhandled", delay(ports, received))
 
 
@@ -201,8 +194,7 @@ def _say(farewell: Farewell, tasks: Sequence[Task]) -> None:
         if tasks:
             farewell(tasks)
     except Exception as error:  # noqa: BLE001 (they are given up all the same: the dead letters' alarm tells)
-        log_failure("unhandled", error)
-        count("UnhandledError")
+        log_fault(error)
 
 
 def _record(ports: Ports, task: Task, *, last: bool) -> Callable[[], Ending | Exception]:
@@ -251,8 +243,7 @@ def _meaning(task: Task, failure: Exception) -> _Meaning:
             log_failure("storage failed", failure, key=key)
             return _Meaning("storage", happened=_happened(task.claim))
         case _:  # a fault of ours must not cost the message
-            log_failure("unhandled", failure, key=key)
-            count("UnhandledError")
+            log_fault(failure, key=key)
             return _Meaning(type(failure).__name__, happened=_happened(task.claim), orderly=False)
 
 

@@ -172,7 +172,7 @@ class Ledger:
 class Claim:
     """An effect that is ours until the lease ends. Every method raises Fenced if it is not ours any more."""
 
-    def __init__(self, store: Store, clock: Clock, item: Item, effect: Effect, kept: int = _KEPT) -> None:
+    def __init__(self, store: Store, clock: Clock, item: Item, effect: Effect, kept: int) -> None:
         """Hold `item`, which says what `effect` says, for `kept` seconds from each write on."""
         self._store = store
         self._clock = clock

@@ -13,7 +13,6 @@ from crm_relay.delivery.attempt import (
     Waiting,
     attempt,
     delay,
-    no_farewell,
     unhandled,
 )
 from crm_relay.delivery.envelope import Envelope, NotOurs
@@ -60,7 +59,7 @@ class Worker:
     together: int = 1
     read: Callable[[str], Envelope] = Envelope.decode
     ready: Callable[[Envelope], None] = lambda _: None
-    farewell: Farewell = no_farewell
+    farewell: Farewell = lambda _: None
 
     def run(self, event: Mapping[str, Any], context: LambdaContext) -> dict[str, list[dict[str, str]]]:
         """Work off an SQS event; return the ids that stay in the queue, as ReportBatchItemFailures wants them."""
