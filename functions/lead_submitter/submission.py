@@ -15,7 +15,10 @@ from crm_relay.delivery.ledger import Claim
 from crm_relay.delivery.ports import update
 from crm_relay.delivery.runtime import Runtime, runtime
 from crm_relay.http_client import Exchange, HttpClient
-from crm_relay.outcomes import NotConfigured, OutcomeUnknown, Rejected
+from crm_relay.outcomes import NotConfigured, NotExecuted, OutcomeUnknown, Rejected
+
+_BLIPS = 4
+"""Tries of one lead that somebody before CartelCRM may refuse before it is this lead's refusal: about a minute."""
 
 
 def submission(external_id: str, body: str, *, origin: Mapping[str, Any], now: float, correlation_id: str) -> Envelope:
@@ -61,7 +64,8 @@ def submit(envelope: Envelope, claim: Claim, *, within: float = math.inf) -> Map
             idempotency_key=_idempotency_key(envelope.key, generation),
             now=relay.ports.clock.time(),
         )
-        return _run(relay, cartelcrm, exchange, within=until - relay.ports.clock.time())
+        is_final = claim.effect.waits >= _BLIPS
+        return _run(relay, cartelcrm, exchange, within=until - relay.ports.clock.time(), is_final=is_final)
 
     try:
         answer = account(relay).request(send)
@@ -109,17 +113,25 @@ def ask_for_caller(external_id: str) -> LeadStatus | None:
     return account(relay).request(ask, guarded=False)
 
 
-def _run[T](relay: Runtime, cartelcrm: client.Account, exchange: Exchange[T], *, within: float = math.inf) -> T:
+def _run[T](
+    relay: Runtime,
+    cartelcrm: client.Account,
+    exchange: Exchange[T],
+    *,
+    within: float = math.inf,
+    is_final: bool = True,
+) -> T:
     """Run an exchange. A 403 or a page that is about this one request, and not about us, is Rejected.
 
-    Otherwise one lead whose content some wall does not like would pause the account for all the others.
+    Otherwise one lead whose content some wall does not like would pause the account for all the others. If it is not
+    to be final yet, it is NotExecuted: a wall that has a bad minute must not cost a lead.
     """
     try:
         return http_client().run(exchange, within=within)
     except (client.Forbidden, client.PageInsteadOfVerdict) as refusal:
         account(relay).take()
         if http_client().run(client.credentials_work(cartelcrm, now=relay.ports.clock.time())):
-            raise Rejected(str(refusal)) from None
+            raise (Rejected if is_final else NotExecuted)(str(refusal)) from None
         raise
 
 

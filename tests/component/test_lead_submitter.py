@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from email.utils import formatdate
+from functools import partial
 from http import HTTPStatus
 from itertools import pairwise
 from typing import Any
@@ -1387,14 +1388,28 @@ def test_the_modules_under_test_are_the_ones_that_run() -> None:
         assert submission.http_client() is relay.http_client
 
 
-@pytest.mark.parametrize(
-    "fault", [faults.Forbidden(method="POST"), faults.Html(status=400, method="POST", when="before")], ids=repr
-)
-def test_one_lead_that_a_wall_does_not_like_stops_no_other(desk: Desk, fault: faults.Fault) -> None:
-    """A 403 or a page about this lead's content, while our key works, is this lead's refusal and no other's pause."""
-    desk.relay.crm.faults.add(fault)
+WALLS = [partial(faults.Forbidden, method="POST"), partial(faults.Html, status=400, method="POST", when="before")]
+"""Between us and CartelCRM: a 403 or a page about one lead's content, while our key works."""
+
+
+@pytest.mark.parametrize("wall", WALLS, ids=["403", "page"])
+def test_one_lead_that_a_wall_does_not_like_stops_no_other(desk: Desk, wall: Callable[..., faults.Fault]) -> None:
+    """It is this lead's refusal, after some tries, and no other's pause."""
+    desk.relay.crm.faults.add(wall(times=5))
+    assert desk.post(one()).status == 202
+    desk.relay.run(600)
     assert desk.post(one()).status == 422
+    assert desk.relay.items("pause#") == {}
     assert desk.post(one(external_id="e2", phone="+380501234568")).json()["status"] == "accepted"
+
+
+@pytest.mark.parametrize("wall", WALLS, ids=["403", "page"])
+def test_a_wall_with_a_bad_minute_costs_no_lead(desk: Desk, wall: Callable[..., faults.Fault]) -> None:
+    """It lets the same lead through a little later."""
+    desk.relay.crm.faults.add(wall(times=4))
+    assert desk.post(one()).status == 202
+    desk.relay.run(600)
+    assert desk.post(one()).json()["status"] == "accepted"
 
 
 def test_a_key_that_is_refused_everywhere_stops_all(desk: Desk) -> None:
