@@ -91,7 +91,8 @@ def _expect_proven(relay: Runtime, name: str, secrets: Bitrix24Secrets, proof: P
     if portal is None or (proof.member_id, proof.domain) != (portal.member_id, portal.domain):
         # Whoever knows the key is the portal itself, renamed or not well described, or has the key from there.
         told = {"member_id": proof.member_id[:_LONGEST_TOLD], "domain": proof.domain[:_LONGEST_TOLD]}
-        needs_attention("call of another portal", portal=name, **told)
+        if any(told.values()):
+            needs_attention("call of another portal", portal=name, **told)
         raise Forbidden("portal_not_configured")
     if proof.kind == "installed" and not secrets.client_id:
         raise Forbidden("installation_not_proven")

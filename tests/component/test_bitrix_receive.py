@@ -323,6 +323,8 @@ def test_c05_a_call_with_our_key_from_another_portal_is_an_alarm(desk: Desk) -> 
     assert told["domain"].startswith("renamed.bitrix24.ru")
     assert len(told["domain"]) == 64
     assert desk.relay.metrics["AttentionNeeded"] == 1
+    assert desk.post({"hello": "world"}) == NOT_OURS  # there is nothing in it to tell an operator
+    assert desk.relay.metrics["AttentionNeeded"] == 1
 
 
 DOMAINS = [

@@ -10,6 +10,7 @@ import typer
 from bitrix_robot.order import Order
 from crm_relay.bitrix24 import directory, robots
 from crm_relay.bitrix24.client import Refused
+from crm_relay.bitrix24.items import field_name
 from crm_relay.delivery.ledger import Ledger, State
 from crm_relay.delivery.runtime import Runtime
 from crm_relay.observability import logger
@@ -105,7 +106,7 @@ def fields(
         form = bitrix_check.read_form(connection)
     if as_json:
         listed = {
-            field: {
+            field_name(field): {
                 "title": form.titles[field],
                 "type": each.type,
                 "multiple": each.multiple,
@@ -122,9 +123,10 @@ def fields(
     for field, each in sorted(form.definitions.items()):
         kind = [each.type, *["multiple"] * each.multiple, *["read only"] * each.read_only]
         options = [option.text for option in each.options]
-        rows.add_row(*map(shown, (field, form.titles[field], ", ".join(kind), ", ".join(options))))
-    out.print(stages)
-    out.print(rows)
+        rows.add_row(*map(shown, (field_name(field), form.titles[field], ", ".join(kind), ", ".join(options))))
+    for listed_names in (stages, rows):
+        listed_names.columns[0].no_wrap = True  # to be copied
+        out.print(listed_names)
 
 
 @app.command(epilog=examples("relay bitrix address partner", "relay bitrix address partner --reveal --route main"))
@@ -281,7 +283,7 @@ def transfer(
         )
     else:
         tell(f"Queued as {shown(order.transfer_id)}. Once a worker has it, this tells how it goes:")
-    say(f"relay deliveries show '{shown(order.transfer)}'{known.portal(settings.source).target.option}")
+    say(f"relay deliveries show {deal}{known.portal(settings.source).target.option}")
 
 
 def _show_dry_run(relay: Runtime, order: Order, *, as_json: bool) -> None:

@@ -4,6 +4,7 @@ Names are those of `crm.item.*`, such as `stageId`; custom fields keep their own
 All functions return operations for `client.call` and `client.batch`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
@@ -40,6 +41,14 @@ _RENAMED: Mapping[str, str] = {
     "MODIFY_BY_ID": "updatedBy",
 }
 """Where the old names of deals are no spelling of the new ones."""
+
+
+def field_name(name: str) -> str:
+    """Return the name of a field in capitals, as relay.toml has it: the way back from `item_name`."""
+    if name.startswith("UF_"):
+        return name
+    renamed = {new: old for old, new in _RENAMED.items()}
+    return renamed.get(name) or re.sub("[A-Z]|[0-9]+", lambda part: f"_{part[0]}", name).upper()
 
 
 def get(kind: int, item_id: int | str) -> Operation[Item]:
