@@ -40,10 +40,9 @@ test: $(INSTALLED) ## Run the tests: unit, component, stack.
 	pytest --numprocesses auto --dist loadfile tests/stack
 
 .PHONY: proof
-proof: $(INSTALLED) ## The proof in small: troubles at every call, fifty bad days, planted mistakes, 20,000 inputs of strangers, crashes.
+proof: $(INSTALLED) ## The proof in small: trouble at every call, fifty bad days, planted mistakes, fuzzing.
 	@pytest --numprocesses auto --dist worksteal -m everywhere tests/component
 	pytest --numprocesses auto --dist worksteal tests/simulation tests/planted tests/fuzz
-	pytest --numprocesses auto --dist worksteal tests/crash
 
 .PHONY: crash
 crash: $(INSTALLED) ## Kill each function of the local stack at each of its I/O calls; list the calls.
