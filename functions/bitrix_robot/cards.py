@@ -11,7 +11,7 @@ from bitrix_robot.mapping import communications, hub_card, marker
 from bitrix_robot.matches import Matches
 from bitrix_robot.portal import Portal, expect
 from crm_relay.bitrix24 import items
-from crm_relay.bitrix24.client import APPEARS_WITHIN, PAGE, Operation, Refused, Unusable, ids, row_id
+from crm_relay.bitrix24.client import APPEARS_WITHIN, PAGE, Operation, Refused, Unusable, ids
 from crm_relay.bitrix24.items import COMPANY, CONTACT, MOST_VALUES, Item
 from crm_relay.delivery.ledger import Busy, Claim, Effect, Ledger, State
 from crm_relay.delivery.ports import Ports
@@ -67,7 +67,7 @@ def still_there(known: Mapping[SourceCard, int], answers: Mapping[Any, Any]) -> 
     for check, answer in answers.items():
         if isinstance(check, _Check):
             asked_in_vain = isinstance(answer, Outcome)
-            present[check.kind] |= set(check.ids) if asked_in_vain else {row_id(item) for item in answer}
+            present[check.kind] |= set(check.ids) if asked_in_vain else {item["id"] for item in answer}
     return {card: hub_id for card, hub_id in known.items() if hub_id in present[card.kind]}
 
 
@@ -224,7 +224,7 @@ class Cards:
                 search.came = outcome
                 continue
             if hits:
-                search.came = int(hits[0]["id"] if isinstance(hits[0], dict) else hits[0])
+                search.came = hits[0]["id"] if isinstance(hits[0], dict) else hits[0]
             elif search.claim.in_doubt and (wait := self._may_appear(search.claim)) > 0:
                 search.came = NotExecuted("card_may_still_appear", retry_after=wait)
 
@@ -243,7 +243,7 @@ class Cards:
         additions = {search: items.add(search.kind, self._fields(search)) for search in searches if search.came is None}
         answers = self._hub.do_all(additions, made=self._made)
         for search, answer in answers.items():
-            search.came = answer if isinstance(answer, Outcome) else int(answer["id"])
+            search.came = answer if isinstance(answer, Outcome) else answer["id"]
 
     def _made(self, searches: Sequence[_Search]) -> dict[_Search, Item | Outcome]:
         found = self._hub.do_all({search: self._by_marker(search) for search in searches})

@@ -127,8 +127,8 @@ def definitions(
 
 def match_users(source: Iterable[Mapping[str, Any]], hub: Iterable[Mapping[str, Any]]) -> dict[int, int]:
     """Return the hub's user for each of the source's that has the same e-mail; rows of `directory.users_by_…`."""
-    ids = {str(user["EMAIL"]).strip().casefold(): int(user["ID"]) for user in hub if user.get("EMAIL")}
-    emails = {int(user["ID"]): str(user.get("EMAIL") or "").strip().casefold() for user in source}
+    ids = {str(user["EMAIL"]).strip().casefold(): user["id"] for user in hub if user.get("EMAIL")}
+    emails = {user["id"]: str(user.get("EMAIL") or "").strip().casefold() for user in source}
     return {user_id: ids[email] for user_id, email in emails.items() if email in ids}
 
 
@@ -243,8 +243,8 @@ def product_ids(
     found: dict[str, list[int]] = {}
     for product in hub:
         if word := _word(product.get(key)):
-            found.setdefault(word, []).append(int(product["id"]))
-    fits = {int(product["id"]): found.get(_word(product.get(key)), []) for product in source}
+            found.setdefault(word, []).append(product["id"])
+    fits = {product["id"]: found.get(_word(product.get(key)), []) for product in source}
     matched = {product: hits[0] for product, hits in fits.items() if len(hits) == 1}
     return matched | {int(product): target for product, target in rules.table.items()}
 

@@ -50,7 +50,7 @@ class Matches:
         colleagues = self._rows(self._hub, directory.users_by_email, wanted)
         for person in colleagues:
             if self._route.responsible and _folded(person) == self._route.responsible.casefold():
-                self.responsible = int(person["ID"])
+                self.responsible = person["id"]
         self.users |= match_users(people, colleagues)
         self._asked |= new | wanted
 

@@ -363,3 +363,28 @@ def test_options_that_come_late_are_waited_for(relay: Relay) -> None:
     [comment] = relay.partner.comments
     assert "Не перенесены" not in comment.text
     assert len(relay.hub.deals) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        ("user.get", [{"EMAIL": "boris@example.com"}]),
+        ("user.get", [{"ID": "x", "EMAIL": "boris@example.com"}]),
+        ("crm.item.fields", {"fields": {"title": "string"}}),
+        ("crm.item.list", {"items": [{"title": "Окна"}]}),
+        ("catalog.product.list", {"products": [{"name": "Окно"}]}),
+    ],
+)
+def test_an_answer_for_many_deals_that_nobody_can_read_costs_none(relay: Relay, method: str, answer: Any) -> None:
+    """They wait until the portal has come to itself."""
+    methods = relay.hub._methods
+    sound = methods[method]
+    methods[method] = Method(lambda _: Answer(answer), sound.scopes)
+    for _ in range(3):
+        relay.partner.move(add_whole_deal(relay.partner).id, READY)
+    relay.run(1800)
+    assert not relay.hub.deals
+    assert not relay.dead_letters["deals"].messages
+    methods[method] = sound
+    relay.run(3600)
+    assert len(relay.hub.deals) == 3

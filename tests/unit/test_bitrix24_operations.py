@@ -54,7 +54,7 @@ def row(operation: Operation[Any], method: str, params: object, *shapes: tuple[o
             items.update(items.CONTACT, 5, {"post": "x"}),
             "crm.item.update",
             {"entityTypeId": 3, "id": 5, "fields": {"post": "x"}, **UF},
-            ({"item": {"id": "5"}}, {"id": "5"}),
+            ({"item": {"id": "5"}}, {"id": 5}),
         ),
         row(
             items.fields(items.COMPANY),
@@ -85,7 +85,7 @@ def row(operation: Operation[Any], method: str, params: object, *shapes: tuple[o
                 "order": {"ID": "ASC"},
                 "start": -1,
             },
-            ({"items": [{"ID": "18", "OWNER_ID": "5"}]}, [{"ID": "18", "OWNER_ID": "5"}]),
+            ({"items": [{"ID": "18", "OWNER_ID": "5"}]}, [{"ID": "18", "OWNER_ID": "5", "id": 18}]),
         ),
         row(
             products.deal_rows(5),
@@ -115,7 +115,7 @@ def row(operation: Operation[Any], method: str, params: object, *shapes: tuple[o
             directory.users_by_email(["a@example.com"]),
             "user.get",
             {"FILTER": {"EMAIL": ["a@example.com"], "ACTIVE": True}},
-            ([{"ID": "1"}], [{"ID": "1"}]),
+            ([{"ID": "1"}], [{"ID": "1", "id": 1}]),
         ),
         row(directory.users_by_id([1]), "user.get", {"FILTER": {"ID": [1]}}, ([], []), (None, [])),
         row(directory.statuses(), "crm.status.list", {"order": {"ID": "ASC"}}, ([{"ID": "1"}], [{"ID": "1"}])),

@@ -354,8 +354,8 @@ def test_definitions_are_put_together_from_three_answers() -> None:
 
 def test_people_are_the_same_by_their_address() -> None:
     """Whatever its case; who has none is nobody."""
-    source = [{"ID": "7", "EMAIL": "Boris@example.com "}, {"ID": "8", "EMAIL": ""}, {"ID": "9"}]
-    hub = [{"ID": "21", "EMAIL": "boris@example.com"}, {"ID": "22", "EMAIL": ""}, {"ID": "23"}]
+    source: list[dict[str, Any]] = [{"id": 7, "EMAIL": "Boris@example.com "}, {"id": 8, "EMAIL": ""}, {"id": 9}]
+    hub: list[dict[str, Any]] = [{"id": 21, "EMAIL": "boris@example.com"}, {"id": 22, "EMAIL": ""}, {"id": 23}]
     assert match_users(source, hub) == {7: 21}
 
 
@@ -510,11 +510,11 @@ def test_a_discount_is_of_one_kind(row: Mapping[str, Any], discount: Mapping[str
 
 SOURCE_PRODUCTS: list[dict[str, Any]] = [
     {"id": 101, "xmlId": "window", "name": "Окно  ПВХ"},
-    {"id": "102", "xmlId": "sill", "name": "Подоконник"},
+    {"id": 102, "xmlId": "sill", "name": "Подоконник"},
     {"id": 103, "xmlId": "", "name": ""},
 ]
 HUB_PRODUCTS: list[dict[str, Any]] = [
-    {"id": "2001", "xmlId": "window", "name": "Подоконник"},
+    {"id": 2001, "xmlId": "window", "name": "Подоконник"},
     {"id": 2002, "xmlId": "sill", "name": "окно пвх"},
     {"id": 2003, "xmlId": "sill", "name": ""},
     {"id": 2004, "xmlId": "", "name": "x"},

@@ -269,6 +269,11 @@ def row_id(row: Mapping[str, Any]) -> int:
     return number(row.get("id", row.get("ID")))
 
 
+def with_id(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row whose `id` is a number, whatever its method calls it; raises as `row_id`."""
+    return {**row, "id": row_id(row)}
+
+
 def nothing(_: Any) -> None:
     """Read a result that says no more than that there is one."""
 

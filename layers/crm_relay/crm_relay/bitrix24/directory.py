@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-from crm_relay.bitrix24.client import Operation, Unusable, mapping, rows
+from crm_relay.bitrix24.client import Operation, Unusable, mapping, rows, with_id
 
 
 def users_by_email(emails: Sequence[str]) -> Operation[list[dict[str, Any]]]:
-    """Look for active users by e-mail: ID, EMAIL …; at most a page of 50."""
-    return Operation("user.get", {"FILTER": {"EMAIL": list(emails), "ACTIVE": True}}, rows)
+    """Look for active users by e-mail: id, EMAIL …; at most a page of 50."""
+    return Operation("user.get", {"FILTER": {"EMAIL": list(emails), "ACTIVE": True}}, _users)
 
 
 def users_by_id(ids: Sequence[int]) -> Operation[list[dict[str, Any]]]:
-    """Read users: ID, EMAIL …; at most a page of 50. Scope "user_brief" alone leaves EMAIL out."""
-    return Operation("user.get", {"FILTER": {"ID": list(ids)}}, rows)
+    """Read users: id, EMAIL …; at most a page of 50. Scope "user_brief" alone leaves EMAIL out."""
+    return Operation("user.get", {"FILTER": {"ID": list(ids)}}, _users)
 
 
 def statuses(entity_id: str | None = None) -> Operation[list[dict[str, Any]]]:
@@ -36,3 +36,7 @@ def scopes() -> Operation[list[str]]:
 def profile() -> Operation[dict[str, Any]]:
     """Read who we are in the portal, ID, ADMIN …; it needs no scope."""
     return Operation("profile", {}, mapping)
+
+
+def _users(result: Any) -> list[dict[str, Any]]:
+    return list(map(with_id, rows(result)))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from crm_relay.bitrix24.client import PAGE, Operation, Unusable, mapping, number, row_id, rows
+from crm_relay.bitrix24.client import PAGE, Operation, Unusable, mapping, number, rows, with_id
 
 DEAL = 2
 CONTACT = 3
@@ -99,7 +99,11 @@ def update(kind: int, item_id: int, fields: Mapping[str, Any]) -> Operation[Item
 def fields(kind: int) -> Operation[dict[str, dict[str, Any]]]:
     """Read the definitions of the fields, by name: `type`, `isMultiple`, `isReadOnly`, `isRequired`, `items` …."""
     params = {"entityTypeId": kind, **_ORIGINAL_NAMES}
-    return Operation("crm.item.fields", params, lambda result: mapping(mapping(result).get("fields")))
+
+    def read(result: Any) -> dict[str, dict[str, Any]]:
+        return {name: mapping(each) for name, each in mapping(mapping(result).get("fields")).items()}
+
+    return Operation("crm.item.fields", params, read)
 
 
 def deal_user_fields() -> Operation[list[dict[str, Any]]]:
@@ -153,13 +157,8 @@ def moved_at(move: Mapping[str, Any]) -> float:
 
 
 def _item(result: Any) -> Item:
-    item = mapping(mapping(result).get("item"))
-    row_id(item)
-    return item
+    return with_id(mapping(mapping(result).get("item")))
 
 
 def _rows_of(result: Any, key: str) -> list[dict[str, Any]]:
-    found = rows(mapping(result).get(key))
-    for row in found:
-        row_id(row)
-    return found
+    return list(map(with_id, rows(mapping(result).get(key))))

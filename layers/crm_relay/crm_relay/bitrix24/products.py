@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crm_relay.bitrix24.client import Operation, mapping, row_id, rows
+from crm_relay.bitrix24.client import Operation, mapping, rows, with_id
 
 type Row = dict[str, Any]
 
@@ -34,14 +34,9 @@ def catalog_products(catalog_id: int, last: int, *, filters: Mapping[str, Any]) 
         "order": {"id": "ASC"},
         "start": -1,
     }
-
-    def read(result: Any) -> list[dict[str, Any]]:
-        found = rows(mapping(result).get("products"))
-        for product in found:
-            row_id(product)
-        return found
-
-    return Operation("catalog.product.list", params, read)
+    return Operation(
+        "catalog.product.list", params, lambda result: list(map(with_id, rows(mapping(result).get("products"))))
+    )
 
 
 def _rows(result: Any) -> list[Row]:
