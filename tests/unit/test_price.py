@@ -10,10 +10,9 @@ from workbench.bench import price
 from workbench.bench.__main__ import Results
 from workbench.bench.amocrm_reading import LEADS, MOST_CPU, MOST_MEMORY, Reading
 from workbench.bench.cold_starts import RECEIVER_BUDGET, WORKER_BUDGET, ColdStart, budget
-from workbench.bench.deals import DealRates, Deals
-from workbench.bench.notes import NoteRates, Notes
 from workbench.bench.own_time import BUDGETS, OwnTime, callback_body
 from workbench.bench.price import Item, Usage, bill, billed_for, cost, item_size, standing, ticks, together
+from workbench.bench.rates import Rates, Way
 from workbench.bench.usage import Measured
 from workbench.stack.blueprint import Blueprint, Route
 from workbench.stack.template import transformed
@@ -179,8 +178,9 @@ def test_what_is_over_its_budget_is_named(
     """And whatever is named makes the benchmark fail; what others take is only shown."""
     start = ColdStart("Function", (400 * ratio,), (400.0,), budget=1.15)
     times = OwnTime("callback", 3000, 0.5, p99, 2.0)
-    rates = NoteRates(7.0, 5, Notes(1000, 24, seconds), Notes(25, 29, 4.0))
-    carried = DealRates(2.0, Deals(deals, 6, 1.0), Deals(8, 9, 1.0), Deals(1, 6, 3.0))
+    slow = Way("usual", 1, 6, 3.0)
+    rates = Rates("Notes", 7.0, 0.15, 250.0, (Way("ours", 1000, 24, seconds), slow))
+    carried = Rates("Deals", 2.0, 0.2, 10.0, (Way("ours", deals, 6, 1.0), Way("another", 8, 9, 1.0), slow))
     readings = (Reading("ours", read, 1.0, 2**20), Reading("another", LEADS, 90.0, 2**30))
     measured = Measured((usage(most_calls=calls), usage(most_calls=9)), (), (), (), (), "rate(1 minute)", 0)
     assert list(Results((start,), (times,), rates, carried, readings, measured).missed()) == missed
@@ -191,8 +191,9 @@ def test_reading_is_held_to_cpu_and_memory(cpu: float, memory: int) -> None:
     assert not Reading("ours", LEADS, cpu, memory).is_fast_enough
 
 
-def test_notes_are_compared_as_ratio() -> None:
-    assert NoteRates(7.0, 5, Notes(1000, 24, 4.0), Notes(25, 29, 5.0)).ratio == pytest.approx(50.0)
+def test_ways_are_compared_as_ratio() -> None:
+    ways = (Way("ours", 1000, 24, 4.0), Way("another", 1, 1, 1.0), Way("usual", 25, 29, 5.0))
+    assert Rates("Notes", 7.0, 0.15, 250.0, ways).ratio == pytest.approx(50.0)
 
 
 @pytest.mark.parametrize("kilobytes", BUDGETS)

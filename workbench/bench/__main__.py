@@ -15,10 +15,9 @@ from rich.table import Table
 from workbench.bench import amocrm_reading, cold_starts, deals, notes, own_time, price, usage
 from workbench.bench.amocrm_reading import Reading
 from workbench.bench.cold_starts import ColdStart
-from workbench.bench.deals import DealRates, Deals
-from workbench.bench.notes import NoteRates, Notes
 from workbench.bench.own_time import OwnTime
 from workbench.bench.price import Architecture, Bill, Item, Usage
+from workbench.bench.rates import Rates
 from workbench.bench.usage import Measured
 from workbench.emulator import ROOT, EmulatorError, built
 from workbench.stack.template import transformed
@@ -33,8 +32,8 @@ class Results:
 
     starts: tuple[ColdStart, ...]
     times: tuple[OwnTime, ...]
-    notes: NoteRates
-    deals: DealRates
+    notes: Rates
+    deals: Rates
     readings: tuple[Reading, ...]
     """Ours first."""
     measured: Measured
@@ -131,8 +130,8 @@ def _print(results: Results, console: Console) -> None:
     for table in (
         _cold_starts(results.starts),
         _own_times(results.times),
-        _notes(results.notes),
-        _deals(results.deals),
+        _rates(results.notes),
+        _rates(results.deals),
         _readings(results.readings),
         _aws_calls(measured),
         _prices(prices),
@@ -165,32 +164,21 @@ def _own_times(times: Sequence[OwnTime]) -> Table:
     return table
 
 
-def _notes(rates: NoteRates) -> Table:
-    title = f"Notes to amoCRM, {rates.limit:.0f} requests a second, {notes.LATENCY * 1000:.0f} ms each"
-    table = _table(title, "notes", "requests", "a second", "times", "goal")
-
-    def row(way: str, written: Notes, times: str, goal: str, figure: str) -> None:
-        table.add_row(way, str(written.notes), str(written.requests), figure, times, goal)
-
-    together, alone = rates.together, rates.one_by_one
-    figure = _judged(f"{together.per_second:.1f}", kept=rates.kept)
-    row(f"many a request, {rates.workers} workers", together, f"{rates.ratio:.0f}", f"{notes.GOAL:.0f}", figure)
-    row("one a request", alone, "1", "", f"{alone.per_second:.1f}")
-    return table
-
-
-def _deals(rates: DealRates) -> Table:
-    title = f"Deals to Bitrix24's hub, {rates.limit:.0f} requests a second, {deals.LATENCY * 1000:.0f} ms each"
-    table = _table(title, "deals", "requests", "a second", "times", "goal")
-
-    def row(way: str, carried: Deals, times: str, goal: str, figure: str) -> None:
-        table.add_row(way, str(carried.deals), str(carried.requests), figure, times, goal)
-
-    together, contacts, alone = rates.together, rates.with_contacts, rates.one_by_one
-    figure = _judged(f"{together.per_second:.1f}", kept=rates.kept)
-    row("fifty a request, three rows each", together, f"{rates.ratio:.0f}", f"{deals.GOAL:.0f}", figure)
-    row("and a new contact each", contacts, "", "", f"{contacts.per_second:.1f}")
-    row("a request for each step, no contacts", alone, "1", "", f"{alone.per_second:.2f}")
+def _rates(rates: Rates) -> Table:
+    title = f"{rates.what}, {rates.limit:.0f} requests a second, {rates.latency * 1000:.0f} ms each"
+    table = _table(title, "done", "requests", "a second", "times", "goal")
+    ours, usual = rates.ways[0], rates.ways[-1]
+    for way in rates.ways:
+        figure = f"{way.per_second:.2f}"
+        times = f"{rates.ratio:.0f}" if way is ours else "1" if way is usual else ""
+        table.add_row(
+            way.name,
+            str(way.done),
+            str(way.requests),
+            _judged(figure, kept=rates.kept) if way is ours else figure,
+            times,
+            f"{rates.goal:.0f}" if way is ours else "",
+        )
     return table
 
 

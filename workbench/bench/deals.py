@@ -32,6 +32,7 @@ from crm_relay.settings import (
     load_settings,
 )
 from workbench.bench.here import FunctionHere, Instead
+from workbench.bench.rates import Rates, Way
 from workbench.sandboxes import MemoryTransport
 from workbench.sandboxes.bitrix24 import (
     HUB,
@@ -62,58 +63,25 @@ _ROWS: tuple[Mapping[str, Any], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Deals:
-    """What was carried: `requests` to both portals, `seconds` from the beginning to the last answer."""
-
-    deals: int
-    requests: int
-    seconds: float
-
-    @property
-    def per_second(self) -> float:
-        """Deals a second."""
-        return self.deals / self.seconds
-
-
-@dataclass(frozen=True, slots=True)
-class DealRates:
-    """Three ways, at `limit` requests a second to each portal."""
-
-    limit: float
-    together: Deals
-    with_contacts: Deals
-    one_by_one: Deals
-
-    @property
-    def ratio(self) -> float:
-        """How many times faster deals without contacts go together than one by one."""
-        return self.together.per_second / self.one_by_one.per_second
-
-    @property
-    def kept(self) -> bool:
-        """Whether the goal is reached."""
-        return self.together.per_second >= GOAL
-
-
-def measure(blueprint: Blueprint, deals: int, tick: Callable[[], None]) -> DealRates:
+def measure(blueprint: Blueprint, deals: int, tick: Callable[[], None]) -> Rates:
     """Carry so many deals with the template's worker, and fewer step by step; `tick` is called after each way."""
     [plan] = [plan for plan in blueprint.functions.values() if plan.handler == _HANDLER]
     [source] = [source for source in blueprint.queue_sources if source.function == plan.name]
     return rates(plan, source.batch_size, deals, tick)
 
 
-def rates(plan: FunctionPlan, batch: int, deals: int, tick: Callable[[], None]) -> DealRates:
+def rates(plan: FunctionPlan, batch: int, deals: int, tick: Callable[[], None]) -> Rates:
     """Do as `measure`, with this function and `batch` messages an invocation."""
     ways = []
-    for number, contacts, carry in (
-        (deals, False, partial(_together, plan=plan, batch=batch)),
-        (deals, True, partial(_together, plan=plan, batch=batch)),
-        (max(1, deals // _SLOWER), False, _one_by_one),
+    for name, number, contacts, carry in (
+        ("fifty a request, three rows each", deals, False, partial(_together, plan=plan, batch=batch)),
+        ("and a new contact each", deals, True, partial(_together, plan=plan, batch=batch)),
+        ("a request for each step, no contacts", max(1, deals // _SLOWER), False, _one_by_one),
     ):
-        ways.append(_carried(plan, number, carry, contacts=contacts))
+        requests, seconds = _carried(plan, number, carry, contacts=contacts)
+        ways.append(Way(name, number, requests, seconds))
         tick()
-    return DealRates(PARTNER.requests_per_second, *ways)
+    return Rates("Deals to Bitrix24's hub", PARTNER.requests_per_second, LATENCY, GOAL, ways)
 
 
 class _Clock:
@@ -140,7 +108,10 @@ class _World:
     instead: Instead
 
 
-def _carried(plan: FunctionPlan, number: int, carry: Callable[[_World, list[int]], None], *, contacts: bool) -> Deals:
+def _carried(
+    plan: FunctionPlan, number: int, carry: Callable[[_World, list[int]], None], *, contacts: bool
+) -> tuple[int, float]:
+    """Carry so many deals, and return the requests and the seconds that it took."""
     world = _world(Path(plan.environment["RELAY_CONFIG"]))
     deals = [add_deal(world.partner, place, contacts=contacts) for place in range(number)]
     both = {PARTNER.domain: world.partner, HUB.domain: world.hub}
@@ -151,7 +122,7 @@ def _carried(plan: FunctionPlan, number: int, carry: Callable[[_World, list[int]
     if [len(deal.rows) for deal in world.hub.deals.values()] != [len(_ROWS)] * number:
         raise RuntimeError("not every deal is in the hub, once and with its rows")
     requests = [received.at for sandbox in both.values() for received in sandbox.received]
-    return Deals(number, len(requests), max(requests) + LATENCY - begun)
+    return len(requests), max(requests) + LATENCY - begun
 
 
 def _world(relay_toml: Path) -> _World:

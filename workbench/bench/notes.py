@@ -24,6 +24,7 @@ from crm_relay.delivery.ports import Conflict, Ports
 from crm_relay.settings import AmoCrmSecrets, Secrets, Settings, load_settings
 from workbench.bench.here import FunctionHere
 from workbench.bench.own_time import with_amocrm
+from workbench.bench.rates import Rates, Way
 from workbench.sandboxes import AmoCrmAccount, AmoCrmSandbox, Integration, serve
 from workbench.sandboxes.amocrm.account import USERS
 from workbench.stack.blueprint import Blueprint, FunctionPlan, QueueSource
@@ -55,56 +56,25 @@ _PATIENCE = 300.0
 copyreg.pickle(Conflict, lambda conflict: (Conflict, (conflict.current,)))  # between processes
 
 
-@dataclass(frozen=True, slots=True)
-class Notes:
-    """What was written: `requests` and `seconds` count from the first request, reads included, to the last answer."""
-
-    notes: int
-    requests: int
-    seconds: float
-
-    @property
-    def per_second(self) -> float:
-        """Notes a second."""
-        return self.notes / self.seconds
-
-
-@dataclass(frozen=True, slots=True)
-class NoteRates:
-    """Both ways, at `limit` requests a second over all `workers`."""
-
-    limit: float
-    workers: int
-    together: Notes
-    one_by_one: Notes
-
-    @property
-    def ratio(self) -> float:
-        """How many times faster it is together."""
-        return self.together.per_second / self.one_by_one.per_second
-
-    @property
-    def kept(self) -> bool:
-        """Whether the goal is reached."""
-        return self.together.per_second >= GOAL
-
-
-async def measure(blueprint: Blueprint, notes: int, tick: Callable[[], None]) -> NoteRates:
+async def measure(blueprint: Blueprint, notes: int, tick: Callable[[], None]) -> Rates:
     """Write so many notes with the template's worker; `tick` is called after each way."""
     [plan] = [plan for plan in blueprint.functions.values() if plan.handler == _HANDLER]
     [source] = [source for source in blueprint.queue_sources if source.function == plan.name]
     ways = []
-    for number, terms in ((notes, {}), (max(1, notes // _SLOWER), {"notes_per_request": 1})):
-        ways.append(await _written(plan, source, number, terms))
+    for name, number, terms in (
+        (f"many a request, {_workers(source)} workers", notes, {}),
+        ("one a request", max(1, notes // _SLOWER), {"notes_per_request": 1}),
+    ):
+        ways.append(await _written(name, plan, source, number, terms))
         tick()
-    return NoteRates(AmoCrmAccount().requests_per_second, _workers(source), *ways)
+    return Rates("Notes to amoCRM", AmoCrmAccount().requests_per_second, LATENCY, GOAL, ways)
 
 
 def _workers(source: QueueSource) -> int:
     return source.concurrency or 1
 
 
-async def _written(plan: FunctionPlan, source: QueueSource, number: int, terms: dict[str, Any]) -> Notes:
+async def _written(name: str, plan: FunctionPlan, source: QueueSource, number: int, terms: dict[str, Any]) -> Way:
     sandbox = AmoCrmSandbox(AmoCrmAccount(integrations=(INTEGRATION,)), clock=time.time, random=Random(1))
     secrets = Secrets(
         amocrm={_ACCOUNT: AmoCrmSecrets(long_lived_token=sandbox.long_lived_token(INTEGRATION.client_id))}
@@ -125,7 +95,7 @@ async def _written(plan: FunctionPlan, source: QueueSource, number: int, terms: 
     if any((len(card.notes), card.hidden) != (1, 0) for card in cards):
         raise RuntimeError("not every lead has one note")
     times = [received.at for received in sandbox.received]
-    return Notes(number, len(times), times[-1] - times[0] + LATENCY)
+    return Way(name, number, len(times), times[-1] - times[0] + LATENCY)
 
 
 def _message(lead: int) -> str:
