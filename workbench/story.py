@@ -245,7 +245,7 @@ class Story:
         # No call of the portal tells of this one.
         by_json = add_whole_deal(partner, stage=stages.WEBHOOK_STAGE).id
         call = self._call("test_call", deal=by_json, query="route=main&wait=1")
-        await self._answered_deal(call, by_json, "the seed's call, JSON", 200)
+        await self._answered_deal(call, by_json, "a script's call, JSON", 200)
         await self._carried(by_json, "JSON, waits")
         again = self._call("robot_called", deal=first, query="route=main")
         await self._answered_deal(again, first, "the robot once more", 200)
