@@ -1,6 +1,6 @@
 """One deal on its way to the hub: what is known of it so far, and how it ended."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -141,3 +141,10 @@ class Transfer:
         assert self.claim is not None
         self.notes |= notes
         self.claim.sent(dict(self.notes))
+
+
+def fail(transfers: Iterable[Transfer], failure: Exception) -> None:
+    """Say of transfers that they did not work, but for those that have ended well."""
+    for transfer in transfers:
+        if transfer.result is None:
+            transfer.failure = failure

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitrix_robot import transfer
+from bitrix_robot import carrier
 from bitrix_robot.portal import Portal
 from crm_relay.bitrix24 import items
 from crm_relay.bitrix24.items import DEAL
@@ -611,7 +611,7 @@ def test_c24_a_fault_of_ours_shows_nothing(desk: Desk, monkeypatch: pytest.Monke
     def fault(*_: object, **__: object) -> None:
         raise ValueError(f"https://esb.bitrix24.ru/rest/1/{HUB_SECRET}/")
 
-    monkeypatch.setattr(transfer, "hub_deal", fault)
+    monkeypatch.setattr(carrier, "hub_deal", fault)
     assert desk.post(event(), "?wait=1") == QUEUED
     desk.relay.run(31)
     assert HUB_SECRET not in desk.relay.output

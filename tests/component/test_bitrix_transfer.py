@@ -12,10 +12,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from bitrix_robot.carrier import Carrier, GaveUp
 from bitrix_robot.deal import Transfer
 from bitrix_robot.order import Order
 from bitrix_robot.portal import Portal
-from bitrix_robot.transfer import GaveUp, _Carrier, preview
+from bitrix_robot.transfer import preview
 from crm_relay.bitrix24 import items
 from crm_relay.bitrix24.items import DEAL
 from crm_relay.delivery.ports import StorageError
@@ -621,12 +622,12 @@ def test_half_a_deal_that_is_carried_while_it_is_given_up_is_carried(
 ) -> None:
     """Another call gets through meanwhile: nobody is told of a failure, and the robot of the first goes on."""
     office.partner.portal = replace(office.partner.portal, webhook_robots=())
-    refuse, handle = _Carrier._refuse, office.hub.handle
+    refuse, handle = Carrier._refuse, office.hub.handle
 
     def without_rows(request: SandboxRequest) -> SandboxResponse:
         return RESET if b"crm.item.productrow.set" in request.body else handle(request)
 
-    def meanwhile(carrier: _Carrier, transfers: Sequence[Transfer], *, lease: int) -> None:
+    def meanwhile(carrier: Carrier, transfers: Sequence[Transfer], *, lease: int) -> None:
         if any(isinstance(transfer.failure, GaveUp) for transfer in transfers) and not office.told():
             office.hub.handle = handle  # type: ignore[method-assign]
             office.call("second")
@@ -639,7 +640,7 @@ def test_half_a_deal_that_is_carried_while_it_is_given_up_is_carried(
     office.call("first", event_token="first")
     office.relay.run(30)
     office.relay.clock.sleep(90_000)
-    monkeypatch.setattr(_Carrier, "_refuse", meanwhile)
+    monkeypatch.setattr(Carrier, "_refuse", meanwhile)
     office.over()
     assert office.comments() == [TRANSFERRED]
     assert not office.told("DealTransferFailed")

@@ -15,7 +15,7 @@ import pytest
 from amo_webhook import add_notes
 from amo_webhook import receive as amo_receive
 from amo_webhook.card import KnownCard
-from bitrix_robot import cards, files, report, transfer
+from bitrix_robot import cards, carrier, files, report
 from bitrix_robot.report import Reporter
 from callback_receiver import process, receive
 from crm_relay import signing
@@ -380,7 +380,7 @@ _ARRIVES_LATE = f"{_TRANSFER}::test_d25_a_request_that_arrives_late_carries_the_
 @mistake("a deal is made again without a look into the hub", tests=_KILLED_ANYWHERE)
 def _blind_deal(patch: pytest.MonkeyPatch) -> None:
     nothing = items.find_by_origin(items.DEAL, "nobody", "nothing")
-    patch.setattr(transfer._Carrier, "_search", lambda *_: nothing)
+    patch.setattr(carrier.Carrier, "_search", lambda *_: nothing)
 
 
 @mistake("people are told again without a look at what they were told", tests=_KILLED_ANYWHERE)
@@ -390,5 +390,5 @@ def _told_again(patch: pytest.MonkeyPatch) -> None:
 
 @mistake("what is under way to the hub is not waited for", tests=_ARRIVES_LATE)
 def _impatient(patch: pytest.MonkeyPatch) -> None:
-    for module in (transfer, cards, files, report):
+    for module in (carrier, cards, files, report):
         patch.setattr(module, "APPEARS_WITHIN", -math.inf)

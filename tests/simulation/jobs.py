@@ -1,7 +1,7 @@
 """The jobs of the relay in the simulation. A further one is a class, and an entry in `jobs`."""
 
 from amo_webhook import account as amo_account
-from bitrix_robot import portal, transfer
+from bitrix_robot import carrier, portal
 from lead_submitter import submission
 from tests.simulation.amocrm import Notes
 from tests.simulation.bitrix24 import Deals
@@ -9,7 +9,7 @@ from tests.simulation.cartelcrm import Callbacks, CartelCrm, Leads
 from tests.simulation.job import Job
 from tests.simulation.world import World
 
-CACHES = (submission.account, amo_account.amo_account, portal.portal, transfer._carrier)
+CACHES = (submission.account, amo_account.amo_account, portal.portal, carrier.carrier)
 """What functions keep for a process, by its runtime."""
 
 
