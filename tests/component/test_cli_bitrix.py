@@ -193,6 +193,14 @@ def test_nothing_is_written_by_a_check(world: World) -> None:
             "products.hub_catalogs: the hub shows no product in catalog 26",
         ),
         (
+            ('match = "xml_id"', 'match = "xml_id"\ntable = {"101" = 2001, "999" = 2002}'),
+            "products.table: the source shows no product 999 in catalogs 15",
+        ),
+        (
+            ('match = "xml_id"', 'match = "xml_id"\ntable = {"101" = 99999, "102" = 2002}'),
+            "products.table: the hub shows no product 99999 in catalogs 25",
+        ),
+        (
             ("stages = {", 'source_deal_field = "UF_NOWHERE"\nstages = {'),
             "source_deal_field: the hub has no field UF_NOWHERE",
         ),

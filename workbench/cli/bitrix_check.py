@@ -3,12 +3,13 @@
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import batched, product
 from typing import Any
 
 from bitrix_robot.keys import app_key, portal_key
 from bitrix_robot.mapping import Definitions, definitions, mistakes
 from crm_relay.bitrix24 import directory, items
-from crm_relay.bitrix24.client import Operation, batch
+from crm_relay.bitrix24.client import PAGE, Operation, batch
 from crm_relay.bitrix24.products import catalog_products
 from crm_relay.delivery.account import pause_key
 from crm_relay.outcomes import Outcome
@@ -165,6 +166,7 @@ def _route(
     wrong += _of_responsible(route, portals[route.hub])
     for side in ("source", "hub"):
         wrong += _of_catalogs(route, side, portals[getattr(route, side)])
+        wrong += _of_table(route, side, portals[getattr(route, side)])
     for mistake in wrong:
         yield Finding(what, False, f"{key}.{mistake}", _where_to_look(mistake, route, portals))
     for stage, target in route.stages.items():
@@ -196,8 +198,6 @@ def _of_responsible(route: Bitrix24Route, hub: Connection) -> list[str]:
 
 
 def _of_catalogs(route: Bitrix24Route, side: str, connection: Connection) -> Iterator[str]:
-    if route.products.match == "none":
-        return
     for catalog in getattr(route.products, f"{side}_catalogs"):
         try:
             if not connection.do(catalog_products(catalog, 0, filters={})):
@@ -205,3 +205,18 @@ def _of_catalogs(route: Bitrix24Route, side: str, connection: Connection) -> Ite
         except Outcome as outcome:
             why = trouble(outcome, connection.settings.host)
             yield f"products.{side}_catalogs: catalog {catalog} cannot be read: {why}"
+
+
+def _of_table(route: Bitrix24Route, side: str, connection: Connection) -> Iterator[str]:
+    table, catalogs = route.products.table, getattr(route.products, f"{side}_catalogs")
+    named = set(map(int, table)) if side == "source" else set(table.values())
+    if not catalogs:
+        return  # nobody says where to look
+    there: set[int] = set()
+    for catalog, some in product(catalogs, list(batched(sorted(named), PAGE))):
+        try:
+            there |= {each["id"] for each in connection.do(catalog_products(catalog, 0, filters={"@id": some}))}
+        except Outcome:
+            return  # told of the catalog already
+    for missing in sorted(named - there):
+        yield f"products.table: the {side} shows no product {missing} in catalogs {', '.join(map(str, catalogs))}"
