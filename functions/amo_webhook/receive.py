@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from amo_webhook.change import change_envelope, gets_note
-from crm_relay.amocrm.hooks import read_hook
-from crm_relay.brackets import TooComplex, Tree, decode
+from crm_relay.amocrm.hooks import read_account, read_hook
+from crm_relay.brackets import TooComplex, decode
 from crm_relay.delivery.inbox import make_all_durable, quarantine
 from crm_relay.delivery.runtime import prepare, runtime
 from crm_relay.http_api import Answer, Event, Forbidden, Malformed, NotFound, Request, Unsupported, answer
@@ -31,10 +31,14 @@ def handler(event: Event, _context: Any) -> Answer:
     request = Request.read(event, body_limit=relay.settings.relay.hook_body_limit_bytes)
     request.expect("POST")
     name = _account_of(request.path_parameters.get("hook_token", ""), relay.secrets().amocrm)
-    hook = read_hook(_form(request))
     account = relay.settings.amocrm.accounts.get(name)
-    if account is None or (hook.account_id, hook.subdomain) != (account.account_id, account.subdomain):
-        raise OtherAccount("account_not_configured")
+    _expect_form(request)
+    try:
+        if account is None or read_account(request.body) != (account.account_id, account.subdomain):
+            raise OtherAccount("account_not_configured")
+        hook = read_hook(decode(request.body))
+    except TooComplex:
+        raise Malformed("too_complex") from None
     # What our own integration has caused would go round for ever.
     wanted = [
         event
@@ -42,7 +46,8 @@ def handler(event: Event, _context: Any) -> Answer:
         if gets_note(event, account.notes) and event.modified_by not in account.own_user_ids
     ]
     if len(wanted) > _MOST_CHANGES:
-        raise Malformed("too_complex")
+        quarantine(relay.ports, "amocrm.hook", request.body, "too_many_entities")
+        return answer(200, ok=True)
     now = relay.ports.clock.time()
     make_all_durable(relay.ports, [change_envelope(name, event, request_id=request.id, now=now) for event in wanted])
     if hook.unreadable:
@@ -65,16 +70,12 @@ def _account_of(token: str, secrets: Mapping[str, AmoCrmSecrets]) -> str:
     return names[0]
 
 
-def _form(request: Request) -> Mapping[str, Tree]:
+def _expect_form(request: Request) -> None:
     content_type = request.headers.get("content-type", _FORM).partition(";")[0].strip().lower()
     if content_type == "application/json" or request.body[:1] in (b"{", b"["):
         raise Malformed("form_expected")
     if content_type != _FORM:
         raise Unsupported("form_expected")
-    try:
-        return decode(request.body)
-    except TooComplex:
-        raise Malformed("too_complex") from None
 
 
 prepare()

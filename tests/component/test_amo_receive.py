@@ -287,6 +287,14 @@ def test_b06_more_fields_than_the_limit_are_refused_at_once(relay: Relay) -> Non
     assert quickest(lambda: post(relay, body)) < 0.05
 
 
+def test_more_entities_than_a_hook_ever_has_are_kept_aside(relay: Relay) -> None:
+    """A receiver has no time to make a thousand jobs: acknowledged, the body in quarantine, an operator told."""
+    body = hook(relay, "update", *({"id": number} for number in range(1, 1002)))
+    assert post(relay, body) == OK
+    assert quarantined(relay) == [("too_many_entities", body)]
+    assert not payloads(relay)
+
+
 def test_b07_a_body_over_the_limit_is_refused_at_once(relay: Relay) -> None:
     """B07: half a million fields, two megabytes: 413; a megabyte is the last that is taken."""
     body = b"a=1&" * 500_000

@@ -31,20 +31,16 @@ LONGEST_TAKEN, LONGEST_REFUSED = 0.4, 0.05
 
 @dataclass(frozen=True)
 class Target:
-    """What takes inputs of up to `limit` bytes, for as long as it is `opened`; `words` and `samples` are to be varied.
-
-    `longest_refused` is in seconds: who knows a secret path may have his body read before it is refused.
-    """
+    """What takes inputs of up to `limit` bytes while it is `opened`; `words` and `samples` are to be varied."""
 
     opened: Callable[[], AbstractContextManager[Take]]
     words: Sequence[bytes]
     samples: Sequence[bytes]
     limit: int
-    longest_refused: float = LONGEST_REFUSED
 
     def slowness(self, taken: bool, seconds: float) -> float:
         """Return how slow an input is; over 1 it is too slow."""
-        return seconds / (LONGEST_TAKEN if taken else self.longest_refused)
+        return seconds / (LONGEST_TAKEN if taken else LONGEST_REFUSED)
 
     def whole(self, data: bytes) -> bytes:
         """Return the input that data stand for: one of 400 is as large as an input may be.
@@ -203,7 +199,6 @@ def _bitrix_receiver() -> Iterator[Take]:
 _BITRIX24 = Target(
     opened=_bitrix_receiver,
     limit=_HOOK_LIMIT,
-    longest_refused=LONGEST_TAKEN,
     words=[
         *_FORM_WORDS,
         *(b"event=", b"ONCRMDEALADD", b"ONCRMDEALUPDATE", b"ONCRMDEALMOVETOCATEGORY", b"ONAPPINSTALL", b"ONCRMLEADADD"),
@@ -304,7 +299,7 @@ def _settings() -> Iterator[Take]:
 TARGETS: dict[str, Target] = {
     "callbacks": _CALLBACKS,
     "forms": Target(_forms, _FORM_WORDS + _HOOK_WORDS, _HOOK_SAMPLES, _HOOK_LIMIT),
-    "amocrm hooks": Target(_amo_receiver, _FORM_WORDS + _HOOK_WORDS, _HOOK_SAMPLES, _HOOK_LIMIT, LONGEST_TAKEN),
+    "amocrm hooks": Target(_amo_receiver, _FORM_WORDS + _HOOK_WORDS, _HOOK_SAMPLES, _HOOK_LIMIT),
     "bitrix24 calls": _BITRIX24,
     "relay.toml": Target(_settings, _TOML_WORDS, _TOML_SAMPLES, 0),
 }

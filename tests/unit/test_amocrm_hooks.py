@@ -10,8 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_relay.amocrm.hooks import Action, CustomField, CustomFieldValue, Entity, Hook, HookEvent, read_hook
-from crm_relay.brackets import Tree, decode, encode
+from crm_relay.amocrm.hooks import (
+    Action,
+    CustomField,
+    CustomFieldValue,
+    Entity,
+    Hook,
+    HookEvent,
+    read_account,
+    read_hook,
+)
+from crm_relay.brackets import TooComplex, Tree, decode, encode
 
 # Captured bodies and amoCRM's own samples, decoded, a field each; people's names and addresses are made up.
 CAPTURED: Mapping[str, Sequence[str]] = json.loads(
@@ -68,7 +77,7 @@ def test_a_captured_hook_is_one_event(
     """Both kinds of hook, old and new, with the account first, last or missing."""
     hook = read_hook(decode(wire(CAPTURED[name])))
     event = only(hook)
-    assert (hook.account_id, hook.subdomain) == account
+    assert (hook.account_id, hook.subdomain) == account == read_account(wire(CAPTURED[name]))
     assert (event.entity, event.action, event.id) == (entity, action, id_ or event.id)
 
 
@@ -342,7 +351,15 @@ def test_any_form_makes_a_hook(fields: list[tuple[list[str], str]]) -> None:
     """The same from the wire."""
     names = ["".join([path[0], *(f"[{key}]" for key in path[1:])]) for path, _ in fields]
     body = "&".join(f"{quote_plus(name)}={quote_plus(value)}" for name, (_, value) in zip(names, fields, strict=True))
-    look_at(read_hook(decode(body.encode())))
+    hook = read_hook(decode(body.encode()))
+    look_at(hook)
+    assert read_account(body.encode()) == (hook.account_id, hook.subdomain)
+
+
+def test_of_an_account_no_more_is_read_than_amocrm_says() -> None:
+    """Whoever is not the account is told so before his hook is read, however long it is."""
+    with pytest.raises(TooComplex):
+        read_account(b"account[id]=" + b"%31" * 10_000)
 
 
 def look_at(hook: Hook) -> None:

@@ -22,7 +22,7 @@ from crm_relay.bitrix24.calls import (
     read_call,
 )
 from crm_relay.brackets import encode
-from crm_relay.http_api import Malformed, Meaningless, Refusal
+from crm_relay.http_api import Malformed, Meaningless, Refusal, TooLarge
 
 NOW = 1_760_000_000.0
 MEMBER = "0123456789abcdef0123456789abcdef"
@@ -367,7 +367,8 @@ def test_c21_a_document_of_another_shape_is_refused(document: Any) -> None:
         b'{"event": "' + b"x" * 3000 + b'"}',
         b"auth[member_id][]=1&data[FIELDS][ID]=1",
         b"&".join(b"a%d=1" % number for number in range(5001)),
-        b"a" + b"[b]" * 17 + b"=1",
+        b"document_id" + b"[b]" * 17 + b"=1",
+        b"document_id=" + b"1" * 65_536,
         b'{"a":' * 101 + b"1" + b"}" * 101,
     ],
     ids=lambda body: repr(body[:60]),
@@ -375,6 +376,20 @@ def test_c21_a_document_of_another_shape_is_refused(document: Any) -> None:
 def test_another_shape_is_refused(body: bytes) -> None:
     """400, whatever it is."""
     with pytest.raises(Malformed):
+        read_bytes(body)
+
+
+def test_of_a_form_only_what_calls_are_made_of_is_read() -> None:
+    """The rest may be long and odd: it costs nothing and decides nothing."""
+    body = b"x" + b"[a]" * 17 + b"=1&properties[text]=" + b"%41" * 100_000
+    call = read_bytes(b"&".join([body, form(WEBHOOK_EVENT), b"properties%5Broute%5D=main"]))
+    assert (call.kind, call.route) == ("event", "main")
+
+
+def test_json_is_bounded_as_everywhere() -> None:
+    """256 KiB; Bitrix24 itself sends forms."""
+    body = b'{"event": "%s"}' % (b"x" * 262_144)
+    with pytest.raises(TooLarge):
         read_bytes(body)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from crm_relay.brackets import MOST_BRACKETS, MOST_FIELDS, MOST_LEVELS, TooComplex, Tree, decode, encode
+from crm_relay.brackets import MOST_BRACKETS, MOST_FIELDS, MOST_LEVELS, TooComplex, Tree, decode, encode, select
 
 # Random inputs and trees with the answers of a real PHP, whose version the file names: for each input
 #     parse_str($input, $tree); [$input, (object) $tree]
@@ -209,6 +209,21 @@ def steps(body: bytes) -> int:
         monitoring.set_events(tool, 0)
         monitoring.free_tool_id(tool)
     return count
+
+
+@given(FORMS)
+def test_what_is_selected_is_read_as_in_the_whole(form: bytes) -> None:
+    """A tree of its own: no other field reaches into it."""
+    body = form + b"&account%5Bid%5D=5&account[id]=6&b%5B0%5D=account[&" + form.replace(b"0", b"account")
+    told = decode(select(body, (b"account",)))
+    assert told == {name: tree for name, tree in decode(body).items() if name in told}
+    assert "account" in told
+
+
+def test_what_is_selected_from_is_bounded() -> None:
+    """By its fields, before any is looked at."""
+    with pytest.raises(TooComplex):
+        select(b"&" * MOST_FIELDS, (b"a",))
 
 
 # Writing

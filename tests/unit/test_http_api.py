@@ -260,3 +260,10 @@ def test_json_is_read_to_a_depth_that_others_can_follow(opening: str, closing: s
     assert read_json((opening * 99 + "1" + closing * 99).encode())
     with pytest.raises(Malformed):
         read_json((opening * 101 + "1" + closing * 101).encode())
+
+
+def test_json_is_bounded_in_what_it_holds() -> None:
+    """20,000 lists and objects are more than anybody sends, and are looked at in no time."""
+    assert read_json(b"[" + b"{}," * 19_998 + b"1]")
+    with pytest.raises(Malformed):
+        read_json(b"[" + b"{}," * 20_000 + b"1]")

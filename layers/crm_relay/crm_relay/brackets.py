@@ -31,10 +31,7 @@ def decode(body: bytes, *, most_fields: int = MOST_FIELDS, most_levels: int = MO
     Raises:
         TooComplex: a bound is passed. It is found out before any field is read.
     """
-    if body.count(b"&") >= most_fields:
-        raise TooComplex("fields")
-    for escaped, plain in _BRACKETS:
-        body = body.replace(escaped, plain)
+    body = _with_brackets(body, most_fields)
     if body.count(b"[") > MOST_BRACKETS:
         raise TooComplex("brackets")
     if _deeper_than(most_levels).search(b"&" + body):
@@ -45,6 +42,17 @@ def decode(body: bytes, *, most_fields: int = MOST_FIELDS, most_levels: int = MO
         if path := _path(_text(name)):
             form.put(path, _text(value))
     return form.root
+
+
+def select(body: bytes, names: tuple[bytes, ...], *, most_fields: int = MOST_FIELDS) -> bytes:
+    """Return of a form body those fields whose names begin so, to be decoded alone: a megabyte takes some milliseconds.
+
+    A name is looked at as it stands, except that escaped brackets count as brackets.
+
+    Raises:
+        TooComplex: the body has more fields than `most_fields`.
+    """
+    return b"&".join(field for field in _with_brackets(body, most_fields).split(b"&") if field.startswith(names))
 
 
 def encode(tree: Mapping[str, Any]) -> str:
@@ -68,6 +76,14 @@ _FIRST_INDEX, _LAST_INDEX = -(2**63), 2**63 - 1
 def _deeper_than(levels: int) -> re.Pattern[bytes]:
     # Possessive quantifiers: every byte is looked at once.
     return re.compile(rb"&[^=&\[]*+(?:\[[^=&\]]*+\]){%d}\[" % levels)
+
+
+def _with_brackets(body: bytes, most_fields: int) -> bytes:
+    if body.count(b"&") >= most_fields:
+        raise TooComplex("fields")
+    for escaped, plain in _BRACKETS:
+        body = body.replace(escaped, plain)
+    return body
 
 
 def _text(part: bytes) -> str:

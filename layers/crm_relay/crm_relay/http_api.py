@@ -160,6 +160,8 @@ def _body(event: Event, limit: int) -> bytes:
 
 _DEEPEST = 100
 """Levels of JSON, so that what works on it later may recurse."""
+_MOST_BRACKETS = 20_000
+"""Opening ones, so that nobody keeps us busy: a visit to 90,000 objects takes as long as a refusal may."""
 _ENDS_OF_NAMES = (b'":', b" :", b"\n:", b"\t:", b"\r:")
 
 
@@ -168,8 +170,11 @@ def read_json(body: bytes) -> Any:
 
     Raises:
         Malformed: not UTF-8, a byte order mark, not JSON, NaN or Infinity, a number too large, half a surrogate
-            pair, nested more than 100 deep, a name given twice in one object, a NUL in a string.
+            pair, nested more than 100 deep, a name given twice in one object, a NUL in a string, more than 20,000
+            brackets and braces.
     """
+    if body.count(b"{") + body.count(b"[") > _MOST_BRACKETS:
+        raise Malformed("malformed_json")
     try:
         value = msgspec.json.decode(body)
         # Each name in the text has one such end, and so may have parts of strings: if the objects hold as many

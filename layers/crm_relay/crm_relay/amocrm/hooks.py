@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from crm_relay.brackets import Tree
+from crm_relay.brackets import TooComplex, Tree, decode, select
 
 Entity = Literal[
     "lead", "contact", "company", "customer", "task", "note", "unsorted", "message", "talk", "catalog_element"
@@ -98,18 +98,26 @@ def read_hook(tree: Mapping[str, Tree]) -> Hook:
     Several entities and actions may come in one body, and the account first or last. What is no known action
     of a known entity is no event. An account that amoCRM could not have sent is None and "".
     """
-    account = _mapping(tree.get("account"))
+    account_id, subdomain = _account(tree)
     read = list(_events(tree))
     events = tuple(event for event in read if event)
-    subdomain = _text(account.get("subdomain"))
-    return Hook(
-        account_id=_number(account.get("id")),
-        subdomain=subdomain if _SUBDOMAIN.fullmatch(subdomain) else "",
-        events=events,
-        unreadable=len(read) - len(events),
-    )
+    return Hook(account_id, subdomain, events, unreadable=len(read) - len(events))
 
 
+def read_account(body: bytes) -> tuple[int | None, str]:
+    """Read from a hook's body the account's id and subdomain alone, so that a stranger's body costs little.
+
+    Raises:
+        TooComplex: no hook of amoCRM's has so much.
+    """
+    told = select(body, (b"account[",))
+    if len(told) > _LONGEST_ACCOUNT:
+        raise TooComplex("account")
+    return _account(decode(told))
+
+
+_LONGEST_ACCOUNT = 16_384
+"""Bytes of the fields about the account; captured hooks have less than two hundred."""
 _ENTITIES: Mapping[str, Entity] = {
     "leads": "lead",
     "contacts": "contact",
@@ -132,6 +140,12 @@ _KEY_OF_ID: Mapping[Entity, tuple[str, re.Pattern[str]]] = {
     "message": ("id", _TEXT_ID),
     "talk": ("talk_id", _ID),
 }
+
+
+def _account(tree: Mapping[str, Tree]) -> tuple[int | None, str]:
+    account = _mapping(tree.get("account"))
+    subdomain = _text(account.get("subdomain"))
+    return _number(account.get("id")), subdomain if _SUBDOMAIN.fullmatch(subdomain) else ""
 
 
 def _events(tree: Mapping[str, Tree]) -> Iterator[HookEvent | None]:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from crm_relay.brackets import TooComplex, decode
-from crm_relay.http_api import Malformed, Meaningless, read_json
+from crm_relay.brackets import TooComplex, decode, select
+from crm_relay.http_api import Malformed, Meaningless, TooLarge, read_json
 
 Kind = Literal["event", "webhook_robot", "app_robot", "installed", "uninstalled"]
 
@@ -82,6 +82,21 @@ class Call:
     tokens: Tokens | None
 
 
+_NAMES = (
+    b"auth[",
+    b"code=",
+    b"data[FIELDS]",
+    b"document_id",
+    b"event=",
+    b"event_token=",
+    b"properties[route]",
+    b"use_subscription=",
+    b"workflow_id=",
+)
+"""The fields of a form that are read."""
+_LONGEST_READ = 65_536
+"""Bytes of them; captured calls have less than two thousand."""
+_LONGEST_JSON = 262_144
 _MOST_FIELDS = 5000
 _MOST_LEVELS = 16
 _LONGEST_TEXT = 2048
@@ -93,18 +108,24 @@ _DOCUMENT = re.compile(r"DEAL_([1-9][0-9]{0,17})")
 
 
 def read_body(body: bytes) -> Mapping[str, Any]:
-    """Decode a body: a form or JSON, whatever its content type says.
+    """Decode a body: a form or JSON, whatever its content type says. Of a form, what calls are made of is read.
 
     Raises:
-        Malformed: neither, or too deep.
+        Malformed: neither, or too deep, or more than calls are made of.
+        TooLarge: JSON over 256 KiB.
     """
     if body.lstrip()[:1] in (b"{", b"["):
+        if len(body) > _LONGEST_JSON:
+            raise TooLarge("body_too_large")
         tree = read_json(body)
         if not isinstance(tree, dict):
             raise Malformed("json_object_expected")
         return tree
     try:
-        return decode(body, most_fields=_MOST_FIELDS, most_levels=_MOST_LEVELS)
+        form = select(body, _NAMES, most_fields=_MOST_FIELDS)
+        if len(form) > _LONGEST_READ:
+            raise Malformed("form_too_complex")
+        return decode(form, most_levels=_MOST_LEVELS)
     except TooComplex:
         raise Malformed("form_too_complex") from None
 
