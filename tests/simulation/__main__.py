@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=100, help="how many")
     parser.add_argument("--first", type=int, default=1, help="the first one")
     parser.add_argument("--rate", type=float, default=RATE, help="share of I/O calls that meet trouble")
-    parser.add_argument("--events", type=int, default=EVENTS, help="events of a seed")
+    parser.add_argument("--events", type=int, default=EVENTS, help="how many events a seed has, at least")
     options = parser.parse_args()
     console = Console()
     seeds = range(options.first, options.first + options.seeds)

@@ -113,11 +113,12 @@ class _Portal(Bitrix24Sandbox):
 
 @dataclass(frozen=True)
 class _Call:
-    """A call: what it is in the ledger, when it was made, and the answer."""
+    """A call: what it is in the ledger, when it was made, how many numbers its deal had shown, and the answer."""
 
     name: str
     deal: int
     at: float
+    shown: int
     status: int | None
     answer: Mapping[str, Any]
 
@@ -134,6 +135,7 @@ class Deals(Job):
         random = world.random
         self._oauth = Bitrix24OAuth(clock=world.time, random=Random(world.seed))
         by_app = {name: random.random() < 0.5 for name in URL_KEYS}
+        self._updates = random.random() < 0.5
         ways = {way for way in ("robot", "event", "app") if random.random() < 0.5}
         robots = (WebhookRobot(stage=READY, url=f"{_address('partner')}?route=main"),) if "robot" in ways else ()
         events = (OutgoingWebhook(id=1, url=_address("partner"), application_token=APPLICATION_TOKEN),)
@@ -185,7 +187,7 @@ class Deals(Job):
                 "partner": Bitrix24Portal("source", PARTNER.member_id, PARTNER.domain),
                 "hub": Bitrix24Portal("hub", HUB.member_id, HUB.domain),
             },
-            routes={"main": _ROUTE},
+            routes={"main": msgspec.structs.replace(_ROUTE, on_repeat="update" if self._updates else "nothing")},
         )
         world.settings = msgspec.structs.replace(world.settings, bitrix24=settings)
         self.marks = (*URL_KEYS.values(), APPLICATION_TOKEN, _APP_TOKEN, _APP_SECRET, _WEBHOOK, _NEXT_WEBHOOK, PERSON)
@@ -292,19 +294,26 @@ class Deals(Job):
         if random.random() < 0.95:
             world.scheduler.at(moves_at, partial(self._move, deal))
         for _ in range(random.choice((0, 1, 2))):
-            world.scheduler.at(moves_at + random.uniform(-100, 300), partial(self._change, deal))
+            world.scheduler.at(
+                moves_at + random.choice((-100, 300, 900)) * random.random(), partial(self._change, deal)
+            )
         if random.random() < 0.4:
-            tells_at = moves_at + random.choice((0, -60)) + 5 * random.random()
-            for _ in range(world.chaos.copies_of_one()):
-                told_at = tells_at + random.choice((0.0, 0.1, 40.0)) * random.random()
-                world.scheduler.at(told_at, partial(world.scheduler.start, partial(self._by_script, deal)))
+            self._tell(deal, moves_at + random.choice((0, -60)) + 5 * random.random())
         world.wake()
 
     def _change(self, deal: int) -> None:
         number = f"Д-{len(self._contracts[deal]) + 1}"
         self._partner.change(deal, UF_CRM_1747309879=number)
         self._contracts[deal].append(number)
+        if self._updates and deal in self._moved and self._world.random.random() < 0.8:
+            self._tell(deal, self._world.time() + self._world.random.random())
         self._world.wake()
+
+    def _tell(self, deal: int, tells_at: float) -> None:
+        world, random = self._world, self._world.random
+        for _ in range(world.chaos.copies_of_one()):
+            told_at = tells_at + random.choice((0.0, 0.1, 40.0)) * random.random()
+            world.scheduler.at(told_at, partial(world.scheduler.start, partial(self._by_script, deal)))
 
     def _move(self, deal: int) -> None:
         self._world.note("somebody", f"moves deal {deal}")
@@ -361,7 +370,7 @@ class Deals(Job):
         order = Order("partner", call.deal_id or 0, "main", expected=False, event_token=call.event_token)
         name = order.envelope(call=request_id, now=at).name
         place = len(self._calls)
-        self._calls.append(_Call(name, order.deal, at, None, {}))
+        self._calls.append(_Call(name, order.deal, at, len(self._contracts[order.deal]), None, {}))
         response = self._world.request("bitrix_receive", event, patience=patience)
         if response:
             self._calls[place] = replace(self._calls[place], status=response.status, answer=response.json())
@@ -470,10 +479,19 @@ class Deals(Job):
         for what, (has, wanted) in facts.items():
             if has != wanted:
                 yield f"its {what} is {has}, not {wanted}; people were told: {told}"
-        if carried["UF_CRM_CONTRACT"] not in self._contracts[deal.id]:
-            yield f"it shows the number {carried['UF_CRM_CONTRACT']}, the partner's never did"
+        number, numbers = carried["UF_CRM_CONTRACT"], self._contracts[deal.id]
+        if number not in numbers:
+            yield f"it shows the number {number}, the partner's never did"
+        elif self._updates and (told_of := self._told_of(deal.id)) > numbers.index(number) + 1:
+            yield f"LOST, it shows the number {number}; a call came when it was {numbers[told_of - 1]}"
         for source, target in _FILE_FIELDS.items():
             yield from self._wrong_files(deal, source, carried, target, told)
+
+    def _told_of(self, deal: int) -> int:
+        """How many numbers a deal had shown when the last call came that was done; a copy of one is no other call."""
+        calls = {call.name: call for call in reversed(self._calls) if call.deal == deal}
+        done = [call for name, call in calls.items() if end(self._world, name).get("state") == "CONFIRMED"]
+        return max((call.shown for call in done), default=0)
 
     def _wrong_files(self, deal: Item, source: str, carried: Item, target: str, told: str) -> Iterator[str]:
         files, wanted = _files(self._hub, carried[target]), _files(self._partner, deal[source])
@@ -491,7 +509,7 @@ class Deals(Job):
         for run in self._partner.robot_results:
             name = f"{DEAL}#partner#{run.deal_id}#main"
             result = end(self._world, name).get("result") or {}
-            if run.returned == {"status": "failed", "esb_deal_id": ""} and self._call_of(run) in given_up:
+            if (run.returned or {}).get("status") == "failed" and self._call_of(run) in given_up:
                 continue  # another call, or a copy of this one, may have carried the deal since
             if run.returned != {"status": "ok", "esb_deal_id": str(result.get("hub_deal"))}:
                 yield f"{name}: a robot was told {run.returned}, it ended {result}"

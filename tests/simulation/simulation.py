@@ -13,7 +13,7 @@ from tests.simulation.jobs import CACHES, jobs
 from tests.simulation.world import MOST_INVOCATIONS, World
 from workbench.sandboxes.rates import busiest
 
-RATE, EVENTS = 0.3, 100
+RATE, EVENTS = 0.3, 70
 _PARTS = (DEAL, "bitrix24.card")
 """Effects without a message of their own."""
 _LATE = 0.075

@@ -314,8 +314,10 @@ class Source:
 
     def wake(self) -> None:
         """See that there is a poll when the next message becomes visible."""
+        if self._running >= CONCURRENCY or self._polls_at <= self._world.scheduler.now:
+            return
         due = min((message.visible_at for message in self._queue.messages.values()), default=math.inf)
-        if self._running < CONCURRENCY and due < math.inf:
+        if due < math.inf:
             at = max(due, self._world.scheduler.now) + self._world.chaos.latency()
             if at < self._polls_at:
                 self._polls_at = at
