@@ -18,8 +18,8 @@ def main() -> int:
     with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
         for each in pool.map(catch, MISTAKES):
             unnoticed += not each.by
-            console.print(f"{each.mistake:45} {each.by or 'NOBODY':40} {each.seconds:6.1f} s", markup=False)
-            console.print(f"    {each.says}", markup=False)
+            console.print(each.mistake, markup=False)
+            console.print(f"    {each.by or 'NOBODY'}, {each.seconds:.1f} s: {each.says}", markup=False)
     console.print(f"{len(MISTAKES) - unnoticed} of {len(MISTAKES)} noticed")
     return 1 if unnoticed else 0
 

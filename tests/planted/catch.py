@@ -1,5 +1,6 @@
 """Who notices a mistake first: the simulation, seed by seed, or else the tests that are named with it."""
 
+import os
 import subprocess
 import sys
 import time
@@ -36,7 +37,11 @@ def catch(name: str, *, most_seeds: int = MOST_SEEDS) -> Catch:
     if not mistake.tests:
         return Catch(name, "", time.monotonic() - began, f"{most_seeds} seeds noticed nothing")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "tests.planted.plugin", "--plant", name, mistake.tests]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (our own tests)
+    wide = {**os.environ, "COLUMNS": "300"}  # so that pytest's summary says why
+    run = subprocess.run(command, env=wide, capture_output=True, text=True, check=False)  # noqa: S603 (our own tests)
     failed = [line.removeprefix("FAILED ") for line in run.stdout.splitlines() if line.startswith("FAILED ")]
-    by = failed[0].split(" - ")[0].rpartition("/")[2] if run.returncode == 1 and failed else ""
-    return Catch(name, by, time.monotonic() - began, failed[0] if failed else run.stdout[-200:])
+    # A mistake of the wrong signature is noticed by everybody, and shows nothing.
+    is_noticed = run.returncode == 1 and failed and "TypeError" not in failed[0]
+    by = failed[0].split(" - ")[0].rpartition("/")[2] if is_noticed else ""
+    says = failed[0].partition(" - ")[2] if by else "\n".join(failed) or run.stdout[-200:]
+    return Catch(name, by, time.monotonic() - began, says or "fails")
