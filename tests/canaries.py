@@ -46,9 +46,9 @@ def none_told() -> Iterator[None]:
 def found(text: str, personal: bool = False) -> set[str]:
     """Return the canaries in a text, however they are written; personal data too, unless they may be there."""
     plain = unquote(_ESCAPED.sub(lambda escape: json.loads(f'"{escape[0]}"'), text))
-    hits = {hit[0] for version in (text, plain) for hit in _SECRET.finditer(version)}
+    hits = {hit[0] for version in {text, plain} for hit in _SECRET.finditer(version)}
     if not personal:
-        hits |= {hit[0] for version in (text, plain) for hit in _PERSONAL.finditer(version)}
+        hits |= {hit[0] for version in {text, plain} for hit in _PERSONAL.finditer(version)}
     return hits
 
 

@@ -26,7 +26,7 @@ from aws_lambda_powertools.utilities.circuit_breaker import base as circuit
 from aws_lambda_powertools.utilities.circuit_breaker.persistence import base as circuit_persistence
 
 from amo_webhook import account as amo_account
-from amo_webhook import add_notes
+from amo_webhook import add_notes, upkeep
 from amo_webhook import receive as amo_receive
 from bitrix_robot import install as bitrix_install
 from bitrix_robot import portal as bitrix_portal
@@ -109,12 +109,13 @@ HANDLERS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
     "lead_submit": ("leads", submit.handler),
     "amo_receive": ("notes", amo_receive.handler),
     "amo_notes": ("notes", add_notes.handler),
+    "amo_upkeep": ("notes", upkeep.handler),
     "bitrix_receive": ("deals", bitrix_receive.handler),
     "bitrix_transfer": ("deals", transfer.handler),
     "bitrix_sweep": ("deals", sweep.handler),
     "outbox_drain": ("leads", drain.handler),
 }
-"""Each function with the one queue that it sends to or consumes."""
+"""Each function but AmoAuthorize, with the one queue that it sends to or consumes, or a queue that it never touches."""
 WORKERS = {"callbacks": "callback_process", "leads": "lead_submit", "notes": "amo_notes", "deals": "bitrix_transfer"}
 HTTP_CLIENTS = (submission, amo_account, bitrix_portal, bitrix_install)
 """Modules whose `http_client` is the process's own."""

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -13,7 +13,7 @@ from functools import partial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tests.simulation.simulation import EVENTS, RATE, Report, simulate
+from tests.simulation.simulation import EVENTS, RATE, SITUATIONS, Report, simulate
 
 CORES = os.cpu_count() or 1
 _TRACE_LINES = 60
@@ -32,6 +32,8 @@ def main() -> int:
     began = time.monotonic()
     totals: Counter[str] = Counter()
     events: Counter[str] = Counter()
+    ends: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    met: set[str] = set()
     fewest = sys.maxsize
     failed: list[Report] = []
     reports = _simulate_all(seeds, rate=options.rate, events=options.events)
@@ -41,17 +43,24 @@ def main() -> int:
             totals += Counter(calls=report.calls, troubles=report.troubles, invocations=report.invocations)
             totals += Counter(unprovable=report.unprovable)
             events += Counter(report.events)
+            met |= report.met
+            for job, states in report.ends.items():
+                ends[job].update(states)
             fewest = min(fewest, sum(report.events.values()))
             if not console.is_terminal and report.seed % 100 == 0:
                 console.print(f"… seed {report.seed}, {time.monotonic() - began:.0f} s")
             if report.problems:
                 failed.append(report)
-                _show(console, report)
-    if len(seeds) == 1 and not failed:
+                _show(console, report, whole=len(seeds) == 1)
+    if len(seeds) == 1:
         console.print("\n".join(report.trace), markup=False, highlight=False, soft_wrap=True)
         console.print(f"digest {report.digest}")
     share = 100 * totals["troubles"] / max(1, totals["calls"])
     of_jobs = ", ".join(f"{job} {number:,}" for job, number in events.items())
+    if never := SITUATIONS.keys() - met:
+        console.print(f"never met: {', '.join(sorted(never))}")
+    for job, states in ends.items():
+        console.print(f"{job}: " + ", ".join(f"{number:,} {state}" for state, number in states.most_common()))
     console.print(
         f"{len(seeds)} seeds: events of {of_jobs}, at least {fewest} in a seed; {totals['invocations']:,} "
         f"invocations, {totals['calls']:,} I/O calls while the storm raged, {share:.1f} % of them in trouble; "
@@ -68,17 +77,19 @@ def _simulate_all(seeds: Sequence[int], *, rate: float, events: int) -> Iterator
         yield from pool.map(run, seeds)
 
 
-def _show(console: Console, report: Report) -> None:
+def _show(console: Console, report: Report, *, whole: bool) -> None:
     console.print(f"[bold red]seed {report.seed} failed[/]: {report.replay}")
     for problem in report.problems:
         console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
+    if whole:
+        return  # the trace follows
     lines = list(_about(report))
     console.print(f"  its trace, the last {min(len(lines), _TRACE_LINES)} lines about this:")
     console.print("\n".join(lines[-_TRACE_LINES:]), markup=False, highlight=False, soft_wrap=True)
 
 
 def _about(report: Report) -> Iterable[str]:
-    """Return the lines that name what the problems are about, and all lines of the processes that touched it."""
+    """Return the lines of the trace that name what the problems are about; all if none does."""
     subjects = {problem.split(": ", 1)[0] for problem in report.problems}
     near = [line for line in report.trace if any(subject in line for subject in subjects)]
     return near or report.trace

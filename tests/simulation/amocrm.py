@@ -21,20 +21,22 @@ from crm_relay.brackets import decode
 from crm_relay.delivery.memory import MemoryStore
 from crm_relay.delivery.tokens import token_key
 from crm_relay.settings import AmoCrmAccount, AmoCrmSecrets, AmoCrmSettings, AmoCrmTexts
+from tests.canaries import MARK
 from tests.gateway import http_event
 from tests.relay import START
 from tests.simulation.job import IN_VAIN, Job, end, in_vain_is_told
 from tests.simulation.world import World
 from workbench.sandboxes import AmoCrmAccount as AmoCrmTerms
-from workbench.sandboxes import AmoCrmSandbox, Integration
+from workbench.sandboxes import AmoCrmSandbox, Integration, faults
 from workbench.sandboxes.amocrm.account import PIPELINES, USERS, Kind
 from workbench.sandboxes.amocrm.oauth import ACCESS_SECONDS
 from workbench.sandboxes.callbacks import CallbackDelivery
 from workbench.sandboxes.wire import SandboxRequest
 
 HOST = "example.amocrm.ru"
-HOOK_TOKEN, CLIENT_SECRET, PERSON = "mark-hook-token-3c8", "mark-client-secret-b12", "Mark-Olena"
+HOOK_TOKEN, CLIENT_SECRET, PERSON = f"{MARK}hook-token-3c8", f"{MARK}client-secret-b12", "Олена"
 SUBSCRIBED = ("add_lead", "update_lead", "status_lead", "add_contact", "update_contact")
+_OWN_FAULTS = (faults.CodedError(status=500, when="after"), faults.CodedError(status=503))
 _CARDS: tuple[Kind, ...] = ("leads", "leads", "contacts")
 _POSITION = 735647
 _ADDED = "Создан"
@@ -43,6 +45,8 @@ _STEP = re.compile(r"^(?:Price|Должность): (\S+) → (\S+)$", re.MULTIL
 
 class Notes(Job):
     """Leads and contacts are made and changed; from its first to its last value a card has notes without a gap."""
+
+    kind = KIND
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -55,7 +59,7 @@ class Notes(Job):
             integrations=(ours,), host=HOST, requests_per_second=int(rate), repeat_scale=random.choice((0.01, 0.1, 1.0))
         )
         self._crm = AmoCrmSandbox(terms, clock=world.time, random=Random(world.seed))
-        world.add(HOST, self._crm, limit=rate, deliver=self._deliver)
+        world.add(HOST, self._crm, limit=rate, deliver=self._deliver, own_faults=_OWN_FAULTS)
         account = AmoCrmAccount(
             account_id=terms.id,
             host=HOST,
@@ -64,18 +68,18 @@ class Notes(Job):
         )
         settings = AmoCrmSettings({"main": account}, AmoCrmTexts(price="Price"))
         world.settings = msgspec.structs.replace(world.settings, amocrm=settings)
-        self.marks = (HOOK_TOKEN, CLIENT_SECRET, PERSON, *self._connect(ours))
+        self._connect(ours)
         self._crm.subscribe(f"https://relay.test/amo/{HOOK_TOKEN}", *SUBSCRIBED)
         self._values: dict[tuple[Kind, int], list[str]] = {}
         """What each card has shown, in order: a lead's price, a contact's position."""
 
-    def _connect(self, ours: Integration) -> tuple[str, ...]:
+    def _connect(self, ours: Integration) -> None:
         """Let the relay in, by a long-lived token or by a pair that must be refreshed while the storm rages."""
         world = self._world
         if world.random.random() < 0.3:
-            token = self._crm.long_lived_token(ours.client_id)
-            self._trust(AmoCrmSecrets(HOOK_TOKEN, token))
-            return (token,)
+            self._trust_token(ours)
+            world.scheduler.at(START + world.random.uniform(0, world.storm_seconds), partial(self._trust_token, ours))
+            return
         self._trust(AmoCrmSecrets(HOOK_TOKEN, "", ours.client_id, CLIENT_SECRET, ours.redirect_uri))
         world.scheduler.now = START - ACCESS_SECONDS + world.random.uniform(0, world.storm_seconds)
         granted = json.loads(self._crm.handle(self._consented(ours)).body)
@@ -83,7 +87,6 @@ class Notes(Job):
         world.scheduler.now = START
         store = MemoryStore(world, world.items)
         store.put(token_key(amo_key("main")), {"pair": asdict(pair), "lease_until": 0}, replaces=None)
-        return pair.access_token, pair.refresh_token
 
     def _consented(self, ours: Integration) -> SandboxRequest:
         code = self._crm.authorize(ours.client_id)
@@ -96,6 +99,10 @@ class Notes(Job):
         }
         headers = {"content-type": "application/json"}
         return SandboxRequest.of("POST", "/oauth2/access_token", headers, json.dumps(sent).encode())
+
+    def _trust_token(self, ours: Integration) -> None:
+        self._world.note("the operator", "puts in a new long-lived token of amoCRM")
+        self._trust(AmoCrmSecrets(HOOK_TOKEN, self._crm.long_lived_token(ours.client_id)))
 
     def _trust(self, secrets: AmoCrmSecrets) -> None:
         self._world.secrets = msgspec.structs.replace(self._world.secrets, amocrm={"main": secrets})
@@ -110,13 +117,18 @@ class Notes(Job):
             route="/amo/{hook_token}",
             parameters={"hook_token": path.rpartition("/")[2]},
         )
-        response = self._world.request("amo_receive", event, patience=delivery.timeout)
-        return response.status if response else None
+
+        def call() -> int | None:
+            response = self._world.request("amo_receive", event, patience=delivery.timeout)
+            return response.status if response else None
+
+        return self._world.repeatedly(call)
 
     @override
     def start(self) -> None:
         world, random = self._world, self._world.random
         burst = random.random() < 0.3
+        world.schedule("amo_upkeep", every=3600, timeout=300)
         for _ in range(max(1, world.events // 20)):
             due = START + random.uniform(0, world.storm_seconds * 0.3)
             world.scheduler.at(due, partial(self._make, random.choice(_CARDS)))

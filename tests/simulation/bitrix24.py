@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from random import Random
@@ -19,6 +19,7 @@ from crm_relay.delivery.account import pause_key
 from crm_relay.delivery.memory import MemoryStore
 from crm_relay.delivery.tokens import token_key
 from crm_relay.settings import Bitrix24Field, Bitrix24Portal, Bitrix24Secrets, Bitrix24Settings
+from tests.canaries import MARK
 from tests.gateway import http_event
 from tests.relay import ROUTE, START
 from tests.simulation.job import IN_VAIN, Job, dead, end, in_vain_is_told
@@ -44,10 +45,10 @@ from workbench.sandboxes.bitrix24.oauth import ACCESS_SECONDS
 from workbench.sandboxes.callbacks import CallbackDelivery
 from workbench.sandboxes.wire import SandboxRequest, SandboxResponse
 
-URL_KEYS = {"partner": "mark-url-key-of-the-partner", "hub": "mark-url-key-of-the-hub-00"}
-APPLICATION_TOKEN, PERSON = "mark-application-token", "Mark-Maria"
-_APP_TOKEN, _APP_SECRET, _WEBHOOK = "mark-app-token", "mark-app-secret", "mark-webhook"
-_NEXT_WEBHOOK = "mark-next-webhook"
+URL_KEYS = {"partner": f"{MARK}url-key-of-the-partner", "hub": f"{MARK}url-key-of-the-hub-00"}
+APPLICATION_TOKEN, PERSON = f"{MARK}application-token", "Мария"
+_APP_TOKEN, _APP_SECRET, _WEBHOOK = f"{MARK}app-token", f"{MARK}app-secret", f"{MARK}webhook"
+_NEXT_WEBHOOK = f"{MARK}next-webhook"
 _ROBOT = "send_to_hub"
 _RELAY = "https://relay.test"
 _LIMIT = 2.0
@@ -55,6 +56,7 @@ _OWN_FAULTS = (
     faults.CodedError(status=503, code="QUERY_LIMIT_EXCEEDED"),
     faults.RateLimited(code="OPERATION_TIME_LIMIT"),
     faults.CodedError(status=500, code="INTERNAL_SERVER_ERROR"),
+    faults.CodedError(status=500, code="INTERNAL_SERVER_ERROR", when="after"),
     faults.Html(status=504, when="after"),
 )
 _ROUTE = msgspec.structs.replace(
@@ -130,6 +132,9 @@ class _Call:
 class Deals(Job):
     """People make deals, fill them and move them on; robots, webhooks and scripts tell of it, or the sweep finds it."""
 
+    kind = KIND
+    parts = (DEAL, "bitrix24.card")
+
     def __init__(self, world: World) -> None:
         self._world = world
         random = world.random
@@ -163,6 +168,8 @@ class Deals(Job):
                 world.scheduler.at(START + random.uniform(0, world.storm_seconds), partial(self._rotate, name, portal))
         world.add(world.settings.bitrix24.oauth_host, self._oauth, limit=_LIMIT)
         self._calls: list[_Call] = []
+        self._tellings = 0
+        """Calls, but not their copies."""
         self._contracts: defaultdict[int, list[str]] = defaultdict(list)
         """Numbers that each deal has shown."""
         self._moved: dict[int, float] = {}
@@ -190,7 +197,6 @@ class Deals(Job):
             routes={"main": msgspec.structs.replace(_ROUTE, on_repeat="update" if self._updates else "nothing")},
         )
         world.settings = msgspec.structs.replace(world.settings, bitrix24=settings)
-        self.marks = (*URL_KEYS.values(), APPLICATION_TOKEN, _APP_TOKEN, _APP_SECRET, _WEBHOOK, _NEXT_WEBHOOK, PERSON)
         secrets = {}
         store = MemoryStore(world, world.items)
         store.put(f"sweep#{portal_key('partner')}", {"last": 0}, replaces=None)  # whatever is moved is ours to carry
@@ -207,7 +213,6 @@ class Deals(Job):
                     portal.portal.member_id, grant.access_token, grant.refresh_token, int(grant.expires_at)
                 )
                 store.put(token_key(portal_key(name)), {"pair": asdict(pair), "lease_until": 0}, replaces=None)
-                self.marks += (grant.access_token, grant.refresh_token)
         world.secrets = msgspec.structs.replace(world.secrets, bitrix24=secrets)
 
     def _rotate(self, name: str, portal: _Portal) -> None:
@@ -259,8 +264,7 @@ class Deals(Job):
         world.scheduler.at(START + world.storm_seconds, partial(self._rest, self._hub))
 
     def _person(self, number: int) -> int:
-        phone, address = f"+38063765{number:04d}", f"mark-{number}@example.com"
-        self.marks += (phone, address)
+        phone, address = f"+38067765{number:04d}", f"mail{number}@example.com"
         fm = [{"typeId": kind, "value": value} for kind, value in (("PHONE", phone), ("EMAIL", address))]
         return self._partner.add_contact(
             name=PERSON, lastName=str(number), fm=fm[: self._world.random.randint(0, 2)]
@@ -311,6 +315,7 @@ class Deals(Job):
 
     def _tell(self, deal: int, tells_at: float) -> None:
         world, random = self._world, self._world.random
+        self._tellings += 1
         for _ in range(world.chaos.copies_of_one()):
             told_at = tells_at + random.choice((0.0, 0.1, 40.0)) * random.random()
             world.scheduler.at(told_at, partial(world.scheduler.start, partial(self._by_script, deal)))
@@ -344,11 +349,8 @@ class Deals(Job):
     def _deliver(self, delivery: CallbackDelivery) -> int | None:
         world = self._world
         target = delivery.url.removeprefix(_RELAY)
-        call = partial(self._call, target, delivery.headers, delivery.body, delivery.timeout)
-        for _ in range(world.chaos.copies_of_one() - 1):
-            at = world.time() + world.random.choice((0.0, 1.0, 90.0)) * world.random.random()
-            world.scheduler.at(at, partial(world.scheduler.start, call))
-        return call()
+        self._tellings += 1
+        return world.repeatedly(partial(self._call, target, delivery.headers, delivery.body, delivery.timeout))
 
     def _by_script(self, deal: int) -> None:
         world, wait = self._world, self._world.random.choice(("", "&wait=1"))
@@ -381,7 +383,12 @@ class Deals(Job):
     @property
     @override
     def events(self) -> int:
-        return len(self._calls) + len(self._moved)
+        return self._tellings + len(self._moved)
+
+    @property
+    @override
+    def tokens(self) -> Iterable[str]:
+        return [*self._oauth.issued, *(run.token for run in self._partner.hooks.runs.values())]
 
     @override
     def problems(self) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from crm_relay.cartelcrm.leads import SUBMISSION
@@ -15,10 +15,15 @@ IN_VAIN = ("GIVEN_UP", "NEEDS_RECONCILE")
 
 
 class Job(ABC):
-    """One job: plans its events in the world, and in the end says what is wrong there."""
+    """One job: plans its events in the world, and in the end says what is wrong there.
 
-    marks: tuple[str, ...] = ()
-    """Secrets and personal data of its events: no line of a log may hold one."""
+    Its secrets and persons bear the marks of tests/canaries.py.
+    """
+
+    kind: str
+    """Of the effects that its messages are about."""
+    parts: tuple[str, ...] = ()
+    """Kinds of effects that it has within these."""
     unprovable = 0
     """Effects that `problems` found twice and let pass: a request was held up for so long that nobody could know."""
 
@@ -30,6 +35,11 @@ class Job(ABC):
     @abstractmethod
     def events(self) -> int:
         """How many events it has had, copies apart."""
+
+    @property
+    def tokens(self) -> Iterable[str]:
+        """Secrets that a CRM has made, which bear no mark."""
+        return ()
 
     @abstractmethod
     def problems(self) -> Iterator[str]:

@@ -3,41 +3,81 @@
 import tests.conftest  # noqa: F401, I001 (the environment of all tests, before anything reads it)
 
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bitrix_robot.order import DEAL, KIND
+from crm_relay.delivery.budget import LATE
+from tests import canaries
 from tests.relay import START
 from tests.simulation.job import IN_VAIN, Job
 from tests.simulation.jobs import CACHES, jobs
 from tests.simulation.world import MOST_INVOCATIONS, World
 from workbench.sandboxes.rates import busiest
 
-RATE, EVENTS = 0.3, 70
-_PARTS = (DEAL, "bitrix24.card")
-"""Effects without a message of their own."""
-_LATE = 0.075
-"""Seconds after its turn for which a request may be under way; what the world held up for longer does not count."""
+RATE, EVENTS = 0.3, 75
+
+
+SITUATIONS = {
+    **{
+        trouble: f"→ {trouble}|  {trouble}"
+        for trouble in ("refused", "answer lost", "done late", "slow", "killed before", "killed during", "killed after")
+    },
+    **{
+        f"a CRM's {fault}": f"bad answer  → {fault}"
+        for fault in (
+            *("rate_limited", "coded_error before", "coded_error after", "html before", "html after", "cut_short"),
+            *("replaced before", "replaced after", "reset before", "reset after", "timeout before", "timeout after"),
+            *("slow", "drip"),
+        )
+    },
+    "a stall": "→ stalled",
+    "a function's time-out": "  timed out",
+    "a clock that is off by minutes": r"clock is off by -?[2-6]\d\d\.",
+    "none of a batch taken": r"send_all  → 0 of \d+ taken",
+    "some of a batch taken": r"send_all  → [1-9]\d* of \d+ taken",
+    "a lease that ends under its owner": '"lease lost"',
+    "two workers who refresh a token": "token_being_refreshed",
+    "a forged callback": r"callback_receive/\d+ +returned  → 403",
+    "a callback secret that rotates": "rotates the callback secret",
+    "an API key that rotates": "rotates CartelCRM's key",
+    "a webhook that rotates": "rotates the webhook",
+    "a long-lived token that rotates": "puts in a new long-lived token",
+    "an app that is installed anew": "installs the app",
+}
+"""What a storm is made of, and how the trace or a log tells of it."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What came of a seed. `events` by job; `unprovable` as in Job."""
+    """What came of a seed: of its I/O `calls` so many met `troubles`.
+
+    `events` and `ends` are by job: how many, copies apart; and how many effects stand in each state of the ledger in
+    the end. `met` are those of SITUATIONS that came up, and `unprovable` is as in Job.
+    """
 
     seed: int
+    rate: float
+    wanted_events: int
     problems: tuple[str, ...]
     digest: str
     calls: int
     troubles: int
     invocations: int
     events: Mapping[str, int]
+    ends: Mapping[str, Mapping[str, int]]
+    met: frozenset[str]
     unprovable: int
     trace: tuple[str, ...]
 
     @property
     def replay(self) -> str:
         """The line that runs this seed again."""
-        return f"make simulate SEEDS=1 FIRST={self.seed}"
+        if (self.rate, self.wanted_events) == (RATE, EVENTS):
+            return f"make simulate SEEDS=1 FIRST={self.seed}"
+        options = f"--seeds 1 --first {self.seed} --rate {self.rate} --events {self.wanted_events}"
+        return f"python -m tests.simulation {options}"
 
 
 def simulate(seed: int, *, rate: float = RATE, events: int = EVENTS, whole: bool = True) -> Report:
@@ -55,12 +95,16 @@ def simulate(seed: int, *, rate: float = RATE, events: int = EVENTS, whole: bool
                 problems.append(f"the simulation itself: {error!r}")
             return Report(
                 seed,
+                rate,
+                events,
                 tuple(problems),
                 world.digest,
                 world.chaos.calls,
                 world.chaos.troubles,
                 world.invocations,
                 {type(job).__name__: job.events for job in work},
+                {type(job).__name__: _ends(world, job.kind) for job in work},
+                _met(world),
                 sum(job.unprovable for job in work),
                 tuple(world.trace) if whole or problems else (),
             )
@@ -72,16 +116,33 @@ def simulate(seed: int, *, rate: float = RATE, events: int = EVENTS, whole: bool
 def _problems(world: World, work: list[Job]) -> Iterator[str]:
     for job in work:
         yield from job.problems()
-        for mark in set(job.marks):
-            if mark in world.output or any(mark in answer for answer in world.answers):
-                yield f"{mark}: in a log line, a metric or an answer"
+    yield from _told(world, {token for job in work for token in job.tokens})
     if world.invocations > MOST_INVOCATIONS:
         yield f"the world: never comes to rest, {world.invocations} invocations"
     yield from _rates(world)
-    yield from _left(world)
+    yield from _left(world, work)
 
 
-def _left(world: World) -> Iterator[str]:
+def _ends(world: World, kind: str) -> Counter[str]:
+    prefix = f"effect#{kind}#"
+    return Counter(str(item.attributes["state"]) for key, item in world.items.items() if key.startswith(prefix))
+
+
+def _met(world: World) -> frozenset[str]:
+    told = "\n".join([*world.trace, world.output])
+    return frozenset(name for name, pattern in SITUATIONS.items() if re.search(pattern, told))
+
+
+def _told(world: World, tokens: Collection[str]) -> Iterator[str]:
+    """Tell what secrets, and what of persons, stands where nobody may see it."""
+    for place, text, personal in world.told():
+        for hit in sorted(canaries.found(text, personal)):
+            yield f"{hit}: in {place}"
+        if not personal:
+            yield from (f"{token}: in {place}" for token in tokens if token in text)
+
+
+def _left(world: World, work: Sequence[Job]) -> Iterator[str]:
     for queue in world.queues.values():
         for message in queue.messages.values():
             yield f"{queue.url}: {message.id} is still there, received {message.receive_count} times"
@@ -91,12 +152,12 @@ def _left(world: World) -> Iterator[str]:
                 yield f"{queue.url}: {message.id} is dead without a reason"
     effects = {key: item.attributes for key, item in world.items.items() if key.startswith("effect#")}
     given_up = {key.split("#")[1] for key, effect in effects.items() if effect["state"] in IN_VAIN}
+    parts = {part for job in work for part in job.parts if job.kind in given_up}
     for key, effect in effects.items():
         # A copy of a message that was given up may have been claimed once more: its dead letter stands all the same.
         # With a call that was given up, its deal and that one's contacts may have lost their owner in the middle. And
         # what is settled was opened again by somebody who never heard that he had succeeded.
-        is_part = key.split("#")[1] in _PARTS and KIND in given_up
-        if effect["owner"] and not is_part and effect["state"] not in ("CONFIRMED", *IN_VAIN):
+        if effect["owner"] and key.split("#")[1] not in parts and effect["state"] not in ("CONFIRMED", *IN_VAIN):
             yield f"{key.removeprefix('effect#')}: still owned"
     for key in world.items:
         if key.startswith("outbox#"):
@@ -106,10 +167,12 @@ def _left(world: World) -> Iterator[str]:
 def _rates(world: World) -> Iterator[str]:
     for host, arrivals in world.arrivals.items():
         limit = world.limits[host]
+        if out_of_turn := sum(one.slot_at == -math.inf for one in arrivals):
+            yield f"{host}: {out_of_turn} requests out of turn"
         most = math.ceil(limit)
         # Slots are times: workers whose clocks differ hold the limit each among themselves.
         for skew in {arrival.skew for arrival in arrivals}:
-            in_time = sorted(one.at for one in arrivals if one.skew == skew and one.at - one.slot_at <= _LATE)
+            in_time = sorted(one.at for one in arrivals if one.skew == skew and one.at - one.slot_at <= LATE)
             if busiest(in_time) > most:
                 crowd = next(b for a, b in zip(in_time, in_time[most:], strict=False) if b - a < 1)
                 yield f"{host}: {busiest(in_time)} requests in the second before {crowd - START:.3f}, {limit} allowed"

@@ -1,21 +1,15 @@
 """Fifty bad days for the relay: nothing lost, nothing doubled, and each of them can be had again."""
 
 import os
-import re
 import subprocess
 import sys
 from collections import Counter
 
 import pytest
 
-from tests.simulation.simulation import Report, simulate
+from tests.simulation.simulation import SITUATIONS, Report, simulate
 
 pytestmark = pytest.mark.timeout(600)
-
-_TROUBLES = (
-    *("refused", "answer lost", "done late", "slow", "stalled", "answered badly"),
-    *("killed before", "killed during", "killed after", "timed out"),
-)
 
 
 @pytest.mark.parametrize("first", range(1, 51, 5))
@@ -23,6 +17,11 @@ def test_nothing_is_lost_and_nothing_doubled(first: int) -> None:
     """Whatever happens to a third of all I/O, what was taken is done once or waits for an operator."""
     reports = [simulate(seed, whole=False) for seed in range(first, first + 5)]
     assert all(sum(report.events.values()) >= 100 for report in reports)
+    for job in ("Leads", "Callbacks", "Notes", "Deals"):  # to refuse everything, or to give it up, loses nothing either
+        ends = sum((Counter(report.ends[job]) for report in reports), Counter[str]())
+        assert ends["CONFIRMED"] > 0.85 * ends.total(), (job, ends)
+        assert ends["CONFIRMED"] > 0.7 * sum(report.events[job] for report in reports), (job, ends)
+    assert sum(report.unprovable for report in reports) <= 2
     failed = [report for report in reports if report.problems]
     assert not failed, "\n".join(line for report in failed for line in (report.replay, *report.problems))
 
@@ -43,18 +42,14 @@ def test_a_seed_is_the_same_every_time() -> None:
 
 @pytest.fixture(scope="module")
 def storms() -> list[Report]:
-    return [simulate(seed) for seed in (1, 2, 3)]
+    return [simulate(seed) for seed in range(1, 9)]
 
 
 def test_the_storm_is_one(storms: list[Report]) -> None:
-    """Of the I/O calls, three of ten meet trouble, and of every kind."""
+    """Of the I/O calls, three of ten meet trouble, and whatever can go wrong goes wrong."""
     calls, troubles = (sum(getattr(report, name) for report in storms) for name in ("calls", "troubles"))
     assert 0.25 < troubles / calls < 0.35
-    trace = "\n".join(line for report in storms for line in report.trace)
-    for trouble in _TROUBLES:
-        assert trouble in trace, trouble
-    assert re.search(r"queue\.send_all  → 0 of \d+ taken", trace)
-    assert re.search(r"queue\.send_all  → [1-9]\d* of \d+ taken", trace)
+    assert SITUATIONS.keys() == set().union(*(report.met for report in storms))
 
 
 def test_every_job_is_in_it(storms: list[Report]) -> None:
@@ -62,5 +57,5 @@ def test_every_job_is_in_it(storms: list[Report]) -> None:
     processes = Counter(line.split()[1].partition("/")[0] for report in storms for line in report.trace)
     for function in ("callback_receive", "callback_process", "lead_api", "lead_submit", "amo_receive", "amo_notes"):
         assert processes[function] > 100, processes
-    for function in ("bitrix_receive", "bitrix_transfer", "bitrix_sweep", "outbox_drain"):
+    for function in ("bitrix_receive", "bitrix_transfer", "bitrix_sweep", "outbox_drain", "amo_upkeep"):
         assert processes[function] > 100, processes

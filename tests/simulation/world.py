@@ -3,11 +3,12 @@
 import tests.conftest  # noqa: F401, I001 (the environment of all tests, before anything reads it)
 
 import hashlib
+import json
 import linecache
 import math
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -78,7 +79,7 @@ def _memory() -> _Memory:
 
 
 class Arrival(NamedTuple):
-    """When a request came to a CRM, what its process's clock was off by, and when that was given its turn.
+    """When a request came to a CRM, what its process's clock was off by, and when it was given its turn (-inf: never).
 
     `marks` says by effect when that process had last written it into the ledger before it sent the request.
     """
@@ -106,7 +107,7 @@ class _Queue(QueuePort):
 class Process:
     """One process of one function: its own clock, memory, HTTP client and view of the ports.
 
-    `slot_at` is when it last waited for a request's turn, by the true time.
+    `slot_at` is when it last waited, by the true time: for the turn of its next request. -inf: it has none.
     """
 
     def __init__(self, world: "World", function: str, number: int) -> None:
@@ -117,7 +118,7 @@ class Process:
         self.deadline = math.inf
         self.undead = False
         self.dead = False
-        self.slot_at = 0.0
+        self.slot_at = -math.inf
         self.marks: dict[str, float] = {}
         self.memory = _memory()
         self.http_client = HttpClient(_Wire(self), monotonic=self._monotonic)
@@ -273,11 +274,14 @@ class _Wire(httpx.BaseTransport):
         target = request.url.raw_path.decode()
         received = SandboxRequest.of(request.method, target, request.headers, request.read())
         trouble = world.chaos.trouble(crm=True)
-        marks = dict(process.marks)
+        marks, slot_at = dict(process.marks), process.slot_at
+        is_counted = not target.startswith("/oauth")  # no CRM counts them with the others
+        if is_counted:
+            process.slot_at = -math.inf
 
         def arrives() -> None:
-            world.arrived = Arrival(world.scheduler.now, process.skew, process.slot_at, marks)
-            if not target.startswith("/oauth"):  # no CRM counts them with the others
+            world.arrived = Arrival(world.scheduler.now, process.skew, slot_at, marks)
+            if is_counted:
                 world.arrivals[host].append(world.arrived)
 
         def unheard() -> None:
@@ -287,7 +291,9 @@ class _Wire(httpx.BaseTransport):
         def answered() -> httpx.Response:
             arrives()
             if trouble is Trouble.ANSWERED_BADLY:
-                sandbox.faults.add(world.chaos.bad_answer(world.own_faults[host]))
+                fault = world.chaos.bad_answer(world.own_faults[host])
+                world.note(process.name, "bad answer", " ".join([fault.kind, getattr(fault, "when", "")]).strip())
+                sandbox.faults.add(fault)
             return self._inner.handle_request(request)
 
         errors = [httpx.ReadError("reset"), httpx.ReadTimeout("timed out")]
@@ -336,10 +342,13 @@ class Source:
 
     def _receive(self) -> list[Message]:
         world, visibility = self._world, VISIBILITY[self._name]
-        shuffled = list(self._queue.messages.items())
         if world.chaos.storm:
+            shuffled = list(self._queue.messages.items())
             world.random.shuffle(shuffled)  # a standard queue promises no order
             self._queue.messages = dict(shuffled)
+        for message in self._queue.messages.values():
+            if not message.receive_count and world.chaos.chance(0.1):  # nor that a message comes soon
+                message.visible_at = world.scheduler.now + world.random.uniform(0, 300)
         batch = self._queue.receive(limit=world.random.randint(1, BATCH[self._name]), visibility=visibility)
         for message in batch:
             if world.chaos.chance(0.05):  # nor that a message comes once
@@ -407,6 +416,7 @@ class World:
         patch.setattr(
             linecache, "checkcache", lambda *_: None
         )  # for every traceback in a log: no source changes meanwhile
+        patch.setenv("API_URL", "https://relay.test")
         patch.setattr(circuit, "os", SimpleNamespace(getpid=lambda: 1))
         for (holder, name), value in _memory().items():
             patch.setattr(holder, name, value)
@@ -481,6 +491,13 @@ class World:
         self.answers.append(response.text)
         return response
 
+    def repeatedly(self, call: Callable[[], int | None]) -> int | None:
+        """Make a sender's call, in a task, and copies of it now or a while later; return the first one's answer."""
+        for _ in range(self.chaos.copies_of_one() - 1):
+            at = self.scheduler.now + self.random.choice((0.0, 1.0, 90.0)) * self.random.random()
+            self.scheduler.at(at, partial(self.scheduler.start, call))
+        return call()
+
     def _process(self, function: str) -> Process:
         warm = self._warm[function]
         if warm and not self.chaos.chance(self.chaos.recycled):
@@ -540,9 +557,26 @@ class World:
 
     @property
     def digest(self) -> str:
-        """What two runs of a seed must agree on: every step, and what stands in the end."""
-        end = [self.trace, sorted((item.key, item.version, str(item.attributes)) for item in self.items.values())]
+        """What two runs of a seed must agree on: every step, and what stands in the end, here and in the CRMs."""
+        end = [
+            self.trace,
+            self.answers,
+            self.bus.events,
+            sorted((item.key, item.version, str(item.attributes)) for item in self.items.values()),
+            [list(queue.messages.values()) for queue in (*self.queues.values(), *self.dead_letters.values())],
+            [sandbox.state() for sandbox in self.sandboxes.values()],
+        ]
         return hashlib.sha256(repr(end).encode()).hexdigest()
+
+    def told(self) -> Iterator[tuple[str, str, bool]]:
+        """Yield what was told, as canaries.Told does: logs and metrics, answers, events, dead letters and why."""
+        yield "logs and metrics", self.output, False
+        yield "answers", "\n".join(self.answers), False
+        yield "bus", json.dumps(self.bus.events, ensure_ascii=False), False
+        for queue in self.dead_letters.values():
+            for message in queue.messages.values():
+                yield f"reason of {message.id} in {queue.url}", message.reason or "", False
+                yield f"{message.id} in {queue.url}", message.body, True
 
 
 class _Crm:

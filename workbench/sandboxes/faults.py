@@ -170,11 +170,18 @@ class RateLimited(_Refused):
 
 
 class CodedError(_Refused):
-    """A 5xx of the CRM itself, with an error code."""
+    """A 5xx of the CRM itself, with an error code; "after" it has done its work all the same."""
 
     kind: Literal["coded_error"] = "coded_error"
     status: int = Field(default=503, ge=500, le=599)
     code: str = "internal_error"
+    when: When = "before"
+
+    @override
+    def strike(self, scene: Scene) -> SandboxResponse:
+        if self.when == "after":
+            scene.genuine()
+        return super().strike(scene)
 
 
 class Unauthorized(_Refused):

@@ -31,11 +31,12 @@ class Grant:
 
 
 class Bitrix24OAuth(Sandbox):
-    """The server behind oauth.bitrix.info. `refreshes` counts the pairs that were refreshed."""
+    """The server behind oauth.bitrix.info. `refreshes` counts refreshed pairs, and `issued` has all tokens."""
 
     def __init__(self, *, clock: Callable[[], float], random: Random) -> None:
         super().__init__(clock=clock, random=random)
         self.refreshes = 0
+        self.issued: list[str] = []
         self._portals: dict[str, Callable[[], Bitrix24Portal]] = {}
         self._codes: dict[str, tuple[str, App, float]] = {}
         self._access: dict[str, Grant] = {}
@@ -60,6 +61,7 @@ class Bitrix24OAuth(Sandbox):
             now + REFRESH_SECONDS,
         )
         self._access[grant.access_token] = self._refresh[grant.refresh_token] = grant
+        self.issued += (grant.access_token, grant.refresh_token)
         return grant
 
     def code(self, portal: Bitrix24Portal, app: App) -> str:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from crm_relay.delivery.ports import Conflict, Item, Ports
 from crm_relay.outcomes import NotExecuted
 
-_LATE = 0.075
+LATE = 0.075
 """Seconds by which a slot may be used late. Slots lie apart by so much more that no second sees too many."""
 _LONGEST_WAIT = 5.0
 """Seconds that a worker sleeps for its slot; for longer the message waits, not the function."""
@@ -28,7 +28,7 @@ class Budget:
         """Make a budget; `account` names the item, `per_second` is the CRM's limit."""
         self._ports = ports
         self._key = f"budget#{account}"
-        self._spacing = (1 + _LATE) / per_second
+        self._spacing = (1 + LATE) / per_second
         self._largest_lease = max(1, int(_LEASE_SPAN / self._spacing))
         self._lease = 1
         self._write_takes = 0.0
@@ -53,13 +53,13 @@ class Budget:
             self._lease = min(self._lease * 2, self._largest_lease)
             self._forget_what_is_over()
         if not self._slots:
-            raise NotExecuted("budget_slow", retry_after=_LATE)
+            raise NotExecuted("budget_slow", retry_after=LATE)
         slot = self._slots.popleft()
         # Bounded for a clock that was set back meanwhile.
         clock.sleep(min(max(0.0, slot - clock.time()), _LONGEST_WAIT))
 
     def _forget_what_is_over(self) -> None:
-        while self._slots and self._slots[0] + _LATE < self._ports.clock.time():
+        while self._slots and self._slots[0] + LATE < self._ports.clock.time():
             self._slots.popleft()
             self._lease = 1
 
