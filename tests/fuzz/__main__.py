@@ -125,7 +125,8 @@ def _measured_again(name: str, found: Fuzzed) -> Fuzzed:
         taken, seconds = _measured(name, data)
         if TARGETS[name].slowness(taken, seconds) > 1:
             raise Failed(data, _told(taken, seconds))
-        again += Fuzzed(**{"slowest_taken" if taken else "slowest_refused": ((seconds, data),)})
+        slow = ((seconds, data),)
+        again += Fuzzed(slowest_taken=slow) if taken else Fuzzed(slowest_refused=slow)
     return again
 
 
