@@ -38,33 +38,36 @@ _ROOM = "an item holds 400 KB, so there is room on either side"
 _FOR_PEOPLE = "what stands there until the call is queued is written for people: no code reads it"
 _EQUIVALENT: dict[str, dict[str, str]] = {
     "crm_relay.brackets": {
-        "return []  →  return None": "who asks for the path asks only whether there is one",
-        "'Tree'  →  'Treex'": "a name in a type, which nothing evaluates",
-        "b'&'  →  b'&x'": "a letter more in the first name makes no level",
+        "_path: return []  →  return None": "who asks for the path asks only whether there is one",
+        "Tree: 'Tree'  →  'Treex'": "a name in a type, which nothing evaluates",
+        "decode: b'&'  →  b'&x'": "a letter more in the first name makes no level",
     },
     "crm_relay.delivery.ledger": {
-        "400  →  401": _LONG_ENOUGH,
-        "86400  →  86401": _LONG_ENOUGH,
-        "True  →  False": "frozen and slotted against ourselves: mypy notices who writes to an effect",
-        "effect.owner and effect.lease_until > now  →  effect.lease_until > now": "without an owner a lease is 0",
+        "_KEPT: 400  →  401": _LONG_ENOUGH,
+        "_KEPT: 86400  →  86401": _LONG_ENOUGH,
+        "Effect: True  →  False": "frozen and slotted against ourselves: mypy notices who writes to an effect",
+        "Ledger._claim: effect.owner and effect.lease_until > now  →  effect.lease_until > now": (
+            "without an owner a lease is 0"
+        ),
     },
     "crm_relay.delivery.inbox": {
-        "350000  →  350001": _ROOM,
-        "len(kept) > _MOST_KEPT  →  len(kept) >= _MOST_KEPT": _ROOM,
-        "2  →  3": "how much of a beginning is kept of what fits nowhere; half or a third tells the same",
-        "'sha256'  →  'sha256x'": _FOR_PEOPLE,
-        "'RECEIVED'  →  'RECEIVEDx'": _FOR_PEOPLE,
+        "_MOST_KEPT: 350000  →  350001": _ROOM,
+        "quarantine: len(kept) > _MOST_KEPT  →  len(kept) >= _MOST_KEPT": _ROOM,
+        "quarantine.kept: 2  →  3": "how much of the beginning is kept of what fits nowhere; a third tells the same",
+        "accept.received: 'sha256'  →  'sha256x'": _FOR_PEOPLE,
+        "accept.received: 'RECEIVED'  →  'RECEIVEDx'": _FOR_PEOPLE,
     },
     "crm_relay.delivery.budget": {
-        "3600  →  3601": "an hour, more or less: the item must outlive the longest wait, 5 s",
-        "0.0  →  1.0": "a second later is 1970 as well",
-        "break  →  continue": "the loop then goes round without doing anything",
+        "_KEPT: 3600  →  3601": "an hour, more or less: the item must outlive the longest wait, 5 s",
+        "_next_free: 0.0  →  1.0": "a second later is 1970 as well",
+        "Budget.take: break  →  continue": "the loop then goes round without doing anything",
+        "Budget._forget_what_is_over: "
         "self._slots[0] + _LATE < self._ports.clock.time()  →  self._slots[0] + _LATE <= self._ports.clock.time()": (
             "a slot that is late by its margin to the very bit may be used or not: either keeps the distance"
         ),
     },
 }
-"""By module and change: why no test can, or need, notice it."""
+"""By module and by what `Mutant.says`: why no test can, or need, notice it."""
 _ENOUGH = 0.9
 _SECONDS = 30
 """A test that runs for longer is one that never ends, which is noticed."""
@@ -87,7 +90,7 @@ _OPPOSITES = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])
 
 @dataclass(frozen=True)
 class Mutant:
-    """A module with one change; `says` shows what stood in its `line`, and what stands there now."""
+    """A module with one change; `says` names what was changed, what stood in its `line`, and what stands there now."""
 
     module: str
     line: int
@@ -99,7 +102,7 @@ def mutants(module: str, code: str) -> Iterator[Mutant]:
     """Yield every module that differs from this one in one place: an operator, a constant, a condition, a call."""
     tree = ast.parse(code)
     _without_annotations(tree)
-    names = set(_values_of_enums(tree))
+    names, owners = set(_values_of_enums(tree)), dict(_owners(tree))
     for place, node in enumerate(ast.walk(tree)):
         if node in names:
             continue
@@ -109,8 +112,23 @@ def mutants(module: str, code: str) -> Iterator[Mutant]:
             replacement = _changed(victim)[way]
             changed = _Replace(victim, replacement).visit(whole)
             line = getattr(node, "lineno", 0)
-            says = f"{ast.unparse(node).splitlines()[0]}  →  {ast.unparse(replacement).splitlines()[0]}"
+            change = f"{ast.unparse(node).splitlines()[0]}  →  {ast.unparse(replacement).splitlines()[0]}"
+            says = f"{owners.get(node, '')}: {change}"
             yield Mutant(module, line, says, ast.unparse(ast.fix_missing_locations(changed)))
+
+
+def _owners(node: ast.AST, owner: str = "") -> Iterator[tuple[ast.AST, str]]:
+    """Yield what is below a node, each with the qualified name of the function, class or variable that it is in."""
+    for child in ast.iter_child_nodes(node):
+        match child:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.TypeAlias(name=ast.Name(id=name)):
+                inner = f"{owner}.{name}"
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                inner = f"{owner}.{name}"
+            case _:
+                inner = owner
+        yield child, inner.removeprefix(".")
+        yield from _owners(child, inner.removeprefix("."))
 
 
 class _Replace(ast.NodeTransformer):

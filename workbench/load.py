@@ -52,6 +52,8 @@ class Load:
     run: str = field(default_factory=lambda: uuid4().hex[:8])
     accepted: dict[str, str] = field(default_factory=dict)
     """The kind of each event by its name."""
+    sent: Counter[str] = field(default_factory=Counter)
+    """How many events of each kind."""
     answers: Counter[str] = field(default_factory=Counter)
     took: list[float] = field(default_factory=list)
 
@@ -63,6 +65,7 @@ class Load:
             for number in range(round(rate * seconds)):
                 await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
                 kind = _MIX[number % len(_MIX)]
+                self.sent[kind] += 1
                 times = 2 if kind in ("callback", "lead") and number // len(_MIX) % _TWICE == 0 else 1
                 for _ in range(times):
                     tasks.create_task(self._event(http, kind, f"load-{self.run}-{number}"))
@@ -118,6 +121,29 @@ class Load:
             answer: dict[str, Any] = await response.json()
             return answer
 
+    def report(self, effects: Mapping[str, int]) -> tuple[str, bool]:
+        """Return what to print, and whether all is well; `effects` as `effects()` counts them.
+
+        It is not if anything was lost or doubled, a whole kind of event was refused, or a call was answered with a
+        5xx or not at all.
+        """
+        accepted = Counter(self.accepted.values())
+        lost = sorted(self.accepted.keys() - effects.keys())
+        doubled = sorted(name for name, times in effects.items() if times > 1)
+        refused = [kind for kind in self.sent if not accepted[kind]]
+        faults = [f"of {self.sent[kind]} events none was accepted: {kind}" for kind in refused]
+        faults += [f"answers {answer}: {number}" for answer, number in self.answers.items() if answer[0] not in "1234"]
+        if not self.sent:
+            faults = ["nothing was sent"]
+        lines = [
+            f"answers {dict(self.answers)}",
+            _percentiles(self.took),
+            f"accepted {len(self.accepted)} {dict(accepted)}",
+            f"done {len(effects)}, lost {len(lost)} {lost[:5] or ''}, doubled {len(doubled)} {doubled[:5] or ''}",
+            *faults,
+        ]
+        return "\n".join(lines), not (lost or doubled or faults)
+
     async def effects(self) -> Counter[str]:
         """Count what came of each of our events."""
         told = await asyncio.to_thread(self._histories)
@@ -168,18 +194,20 @@ async def _measured(rate: float, seconds: float) -> int:
     settled = await load.settled()
     await asyncio.sleep(_QUIET)
     effects = await load.effects()
-    cuts = quantiles(load.took, n=100, method="inclusive")
-    lost = sorted(load.accepted.keys() - effects.keys())
-    doubled = sorted(name for name, times in effects.items() if times > 1)
-    print(f"{rate:g}/s for {seconds:g} s: answers {dict(load.answers)}")
-    print(f"p50 {cuts[49]:.0f} ms, p95 {cuts[94]:.0f} ms, p99 {cuts[98]:.0f} ms")
-    print(f"accepted {dict(Counter(load.accepted.values()))}, all done {settled:.0f} s after the last")
-    print(f"done {len(effects)}, lost {len(lost)} {lost[:5] or ''}, doubled {len(doubled)} {doubled[:5] or ''}")
-    return 1 if lost or doubled or not load.accepted else 0
+    report, well = load.report(effects)
+    print(f"{rate:g}/s for {seconds:g} s, all done {settled:.0f} s after the last\n{report}")
+    return 0 if well else 1
+
+
+def _percentiles(took: list[float]) -> str:
+    if not took:
+        return "p50, p95, p99: nothing was answered"
+    cuts = quantiles(took if len(took) > 1 else took * 2, n=100, method="inclusive")  # of one there are none
+    return f"p50 {cuts[49]:.0f} ms, p95 {cuts[94]:.0f} ms, p99 {cuts[98]:.0f} ms"
 
 
 def main() -> int:
-    """Send, look, tell; return 1 if anything was lost or doubled."""
+    """Send, look, tell; return 1 if not all is well."""
     parser = argparse.ArgumentParser(prog="make load", description="Load on the local stack, and its effects.")
     parser.add_argument("--rate", type=float, default=50, help="events a second")
     parser.add_argument("--seconds", type=float, default=60)

@@ -3,6 +3,7 @@
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from heapq import nlargest
 from typing import Self
 
 import hypothesis
@@ -16,29 +17,39 @@ FRESH_AFTER = 1_000
 REPORT = "found: "
 """What a line of `tests.fuzz.guided` begins with that says what it has found; others are of libFuzzer."""
 _MEASURED = 4
+_KEPT = 20
+
+type Timed = tuple[float, bytes]
+"""Seconds of CPU, and the input that took them."""
 
 
 @dataclass(frozen=True)
 class Fuzzed:
-    """How many inputs were taken and refused, and of each the slowest: its seconds of CPU, and what it was."""
+    """How many inputs were taken and refused, and the slowest 20 of each, the slowest first."""
 
     taken: int = 0
     refused: int = 0
-    slowest_taken: tuple[float, bytes] = (0.0, b"")
-    slowest_refused: tuple[float, bytes] = (0.0, b"")
+    slowest_taken: tuple[Timed, ...] = ()
+    slowest_refused: tuple[Timed, ...] = ()
 
     def __add__(self, other: "Fuzzed") -> "Fuzzed":
         return Fuzzed(
             self.taken + other.taken,
             self.refused + other.refused,
-            max(self.slowest_taken, other.slowest_taken),
-            max(self.slowest_refused, other.slowest_refused),
+            _slowest(*self.slowest_taken, *other.slowest_taken),
+            _slowest(*self.slowest_refused, *other.slowest_refused),
         )
 
     @property
     def inputs(self) -> int:
         """How many there were."""
         return self.taken + self.refused
+
+
+def _slowest(*several: Timed) -> tuple[Timed, ...]:
+    # An input that comes again and again, with its longest time, takes the place of no other one.
+    longest = {data: seconds for seconds, data in sorted(several)}
+    return tuple(nlargest(_KEPT, ((seconds, data) for data, seconds in longest.items())))
 
 
 class Fuzzing:
@@ -61,7 +72,7 @@ class Fuzzing:
             self._opened.close()
             self._take = self._opened.enter_context(self._target.opened())
         taken, seconds = timed(self._take, self._target.whole(data), measured)
-        slow = seconds, data
+        slow = ((seconds, data),)
         self.found += Fuzzed(1, 0, slowest_taken=slow) if taken else Fuzzed(0, 1, slowest_refused=slow)
         return self._target.slowness(taken, seconds)
 

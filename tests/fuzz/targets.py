@@ -31,7 +31,10 @@ LONGEST_TAKEN, LONGEST_REFUSED = 0.4, 0.05
 
 @dataclass(frozen=True)
 class Target:
-    """What takes inputs of up to `limit` bytes while it is `opened`; `words` and `samples` are to be varied."""
+    """What takes inputs while it is `opened`; `words` and `samples` are to be varied.
+
+    Data are repeated up to `limit` bytes, which 0 leaves as they are.
+    """
 
     opened: Callable[[], AbstractContextManager[Take]]
     words: Sequence[bytes]
@@ -43,14 +46,14 @@ class Target:
         return seconds / (LONGEST_TAKEN if taken else LONGEST_REFUSED)
 
     def whole(self, data: bytes) -> bytes:
-        """Return the input that data stand for: one of 400 is as large as an input may be.
+        """Return the input that data stand for: one of 400 is about as large as an input may be, if that is larger.
 
         That is decided by the data alone, so that an input is known by them. What is repeated is what stands behind
-        an empty line, if there is one.
+        the last empty line, or all, if there is none.
         """
         head, line, body = data.rpartition(b"\n\n")
         if zlib.crc32(data) % 400 == 0 and body:
-            return head + line + body * (self.limit // len(body))
+            return head + line + body * max(1, self.limit // len(body))
         return data
 
 
@@ -226,7 +229,7 @@ _BITRIX24 = Target(
     ],
 )
 
-# relay.toml
+# relay.toml, which no stranger writes: nothing bounds it, and it is not made larger than it is.
 
 _TOML_WORDS = [
     *(line.encode() for line in RELAY_TOML.read_text("utf-8").splitlines() if line.strip()),
@@ -277,6 +280,7 @@ _TOML_SAMPLES = [
     b'[amocrm.accounts.main.notes]\nlead = ["add"]\n[amocrm.texts]\nlead_added = "{id} {name}"',
     RELAY_TOML.read_bytes().replace(b"\n# ", b"\n").replace(b"\n#\n", b"\n"),
     b"[relay]\ngive_up_after_seconds = 3600\n",
+    b"[relay]\ngive_up_after_seconds = " + b"[" * 2000,
 ]
 
 

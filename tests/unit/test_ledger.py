@@ -129,6 +129,7 @@ def test_turns_are_taken_one_after_the_other(bench: Bench) -> None:
         turn.release()
     [(key, item)] = bench.store.items.items()
     assert (key, item.attributes["owner"], item.attention) == (f"turn#{NAME}", None, None)
+    assert item.expires_at == bench.clock.time() + 24 * 3600
 
 
 def test_what_is_settled_can_be_taken_up_again(bench: Bench) -> None:

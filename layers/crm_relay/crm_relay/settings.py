@@ -341,7 +341,7 @@ def load_settings(path: Path) -> Settings:
     """
     try:
         table = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path.name}: {error}") from None
     return _convert(table, Settings, path.name)
 
