@@ -41,7 +41,7 @@ _PORT = {
     Trouble.KILLED_UNDER_WAY: 4.0,
 }
 """How often each meets a call of a port, beside the others."""
-_CRM = {trouble: weight / 2 for trouble, weight in _PORT.items()} | {Trouble.ANSWERED_BADLY: 50}
+_CRM = {trouble: weight / 2 for trouble, weight in _PORT.items()} | {Trouble.ANSWERED_BADLY: 100}
 
 _LONGEST_SKEW = 600
 
@@ -132,9 +132,9 @@ class Chaos:
         return self.random.randint(1, self.copies)
 
     def bad_answer(self, own: Sequence[faults.Fault] = ()) -> faults.Fault:
-        """Return what a CRM does instead of answering well, once; every other time one of its `own` ways."""
+        """Return what a CRM does instead of answering well, once; one time of three in one of its `own` ways."""
         when: faults.When = self.random.choice(("before", "after"))
-        if own and self.random.random() < 0.5:
+        if own and self.random.random() < 0.33:
             return self.random.choice(own)
         return self.random.choice(
             (

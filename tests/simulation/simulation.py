@@ -44,7 +44,6 @@ SITUATIONS = {
     "an API key that rotates": "rotates CartelCRM's key",
     "a webhook that rotates": "rotates the webhook",
     "a long-lived token that rotates": "puts in a new long-lived token",
-    "an app that is installed anew": "installs the app",
 }
 """What a storm is made of, and how the trace or a log tells of it."""
 

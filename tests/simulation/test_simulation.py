@@ -7,23 +7,26 @@ from collections import Counter
 
 import pytest
 
-from tests.simulation.simulation import SITUATIONS, Report, simulate
+from tests.simulation.simulation import SITUATIONS, simulate
 
 pytestmark = pytest.mark.timeout(600)
 
 
-@pytest.mark.parametrize("first", range(1, 51, 5))
+@pytest.mark.parametrize("first", [1, 26])
 def test_nothing_is_lost_and_nothing_doubled(first: int) -> None:
     """Whatever happens to a third of all I/O, what was taken is done once or waits for an operator."""
-    reports = [simulate(seed, whole=False) for seed in range(first, first + 5)]
+    reports = [simulate(seed, whole=False) for seed in range(first, first + 25)]
+    failed = [report for report in reports if report.problems]
+    assert not failed, "\n".join(line for report in failed for line in (report.replay, *report.problems))
     assert all(sum(report.events.values()) >= 100 for report in reports)
+    assert sum(report.unprovable for report in reports) <= 2
+    calls, troubles = (sum(getattr(report, name) for report in reports) for name in ("calls", "troubles"))
+    assert 0.25 < troubles / calls < 0.35
+    assert SITUATIONS.keys() == set().union(*(report.met for report in reports))
     for job in ("Leads", "Callbacks", "Notes", "Deals"):  # to refuse everything, or to give it up, loses nothing either
         ends = sum((Counter(report.ends[job]) for report in reports), Counter[str]())
         assert ends["CONFIRMED"] > 0.85 * ends.total(), (job, ends)
         assert ends["CONFIRMED"] > 0.7 * sum(report.events[job] for report in reports), (job, ends)
-    assert sum(report.unprovable for report in reports) <= 2
-    failed = [report for report in reports if report.problems]
-    assert not failed, "\n".join(line for report in failed for line in (report.replay, *report.problems))
 
 
 def test_a_seed_is_the_same_every_time() -> None:
@@ -40,22 +43,11 @@ def test_a_seed_is_the_same_every_time() -> None:
     assert len(one.strip()) == 64
 
 
-@pytest.fixture(scope="module")
-def storms() -> list[Report]:
-    return [simulate(seed) for seed in range(1, 9)]
-
-
-def test_the_storm_is_one(storms: list[Report]) -> None:
-    """Of the I/O calls, three of ten meet trouble, and whatever can go wrong goes wrong."""
-    calls, troubles = (sum(getattr(report, name) for report in storms) for name in ("calls", "troubles"))
-    assert 0.25 < troubles / calls < 0.35
-    assert SITUATIONS.keys() == set().union(*(report.met for report in storms))
-
-
-def test_every_job_is_in_it(storms: list[Report]) -> None:
+def test_every_job_is_in_it() -> None:
     """Processes of all functions do their part."""
+    storms = [simulate(seed) for seed in (1, 2, 3)]
     processes = Counter(line.split()[1].partition("/")[0] for report in storms for line in report.trace)
     for function in ("callback_receive", "callback_process", "lead_api", "lead_submit", "amo_receive", "amo_notes"):
-        assert processes[function] > 100, processes
+        assert processes[function] > 50, processes
     for function in ("bitrix_receive", "bitrix_transfer", "bitrix_sweep", "outbox_drain", "amo_upkeep"):
-        assert processes[function] > 100, processes
+        assert processes[function] > 50, processes
