@@ -135,7 +135,7 @@ def _no_separator(patch: pytest.MonkeyPatch) -> None:
 
     def callback_of(data: dict[str, Any]) -> Callback:
         callback = proper(data)
-        return replace(callback, key=f"{callback.internal_id}:{callback.event}:{callback.timestamp}")
+        return replace(callback, key=f"{callback.internal_id}{callback.event}{callback.timestamp}")
 
     for module in (callbacks, process):
         patch.setattr(module, "callback_of", callback_of)
@@ -190,7 +190,10 @@ def _blind_repeat(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Claim, "__init__", init)
 
 
-@mistake("SENT written after the call", tests="tests/component/test_lead_submitter.py")
+@mistake(
+    "SENT written after the call",
+    tests="tests/component/test_lead_submitter.py::test_d04_a_worker_killed_anywhere_makes_one_lead",
+)
 def _sent_afterwards(patch: pytest.MonkeyPatch) -> None:
     proper_sent, proper_run = Claim.sent, submission._run
     waiting: list[Callable[[], None]] = []
@@ -319,6 +322,11 @@ def _own_budget(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Budget, "__init__", init)
 
 
+@mistake("no budget at all", tests="tests/unit/test_budget.py")
+def _no_budget(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Budget, "take", lambda _: None)
+
+
 @mistake("a note is written again without a look into its card", tests="tests/component/test_amo_notes.py")
 def _blind_note(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(add_notes._Notes, "_written", lambda *_: {})
@@ -375,6 +383,7 @@ def _replace_submit(patch: pytest.MonkeyPatch, submit: Callable[..., Mapping[str
 _TRANSFER = "tests/component/test_bitrix_transfer.py"
 _KILLED_ANYWHERE = f"{_TRANSFER}::test_d04_a_process_killed_anywhere_carries_the_deal_once"
 _ARRIVES_LATE = f"{_TRANSFER}::test_d25_a_request_that_arrives_late_carries_the_deal_once"
+_BRINGS_UP_TO_DATE = f"{_TRANSFER}::test_a_later_call_brings_the_deal_up_to_date_if_configured"
 
 
 @mistake("a deal is made again without a look into the hub", tests=_KILLED_ANYWHERE)
@@ -392,3 +401,8 @@ def _told_again(patch: pytest.MonkeyPatch) -> None:
 def _impatient(patch: pytest.MonkeyPatch) -> None:
     for module in (carrier, cards, files, report):
         patch.setattr(module, "APPEARS_WITHIN", -math.inf)
+
+
+@mistake("a later call changes nothing", tests=_BRINGS_UP_TO_DATE)
+def _never_up_to_date(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(carrier.Carrier, "_update", lambda *_: None)
