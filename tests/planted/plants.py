@@ -52,6 +52,7 @@ class Mistake:
 
 
 MISTAKES: dict[str, Mistake] = {}
+_SUBMITTER = "tests/component/test_lead_submitter.py"
 
 
 def mistake(name: str, *, tests: str = "") -> Callable[[Plant], Plant]:
@@ -192,7 +193,7 @@ def _blind_repeat(patch: pytest.MonkeyPatch) -> None:
 
 @mistake(
     "SENT written after the call",
-    tests="tests/component/test_lead_submitter.py::test_d04_a_worker_killed_anywhere_makes_one_lead",
+    tests=f"{_SUBMITTER}::test_d04_a_worker_killed_anywhere_makes_one_lead",
 )
 def _sent_afterwards(patch: pytest.MonkeyPatch) -> None:
     proper_sent, proper_run = Claim.sent, submission._run
@@ -293,7 +294,7 @@ def _talkative(patch: pytest.MonkeyPatch) -> None:
 # Towards the CRM
 
 
-@mistake("retry of a create", tests="tests/component/test_lead_submitter.py")
+@mistake("retry of a create", tests=f"{_SUBMITTER}::test_a_lead_that_cannot_be_settled_now_is_queued")
 def _retried_create(patch: pytest.MonkeyPatch) -> None:
     proper = submission.submit
 
@@ -307,7 +308,10 @@ def _retried_create(patch: pytest.MonkeyPatch) -> None:
     _replace_submit(patch, submit)
 
 
-@mistake("a fresh Idempotency-Key for every try", tests="tests/component/test_lead_submitter.py")
+@mistake(
+    "a fresh Idempotency-Key for every try",
+    tests=f"{_SUBMITTER}::test_d07_workers_with_wrong_clocks_make_no_second_lead",
+)
 def _fresh_keys(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(submission, "_idempotency_key", lambda *_: uuid.uuid4().hex)
 
