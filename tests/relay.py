@@ -81,16 +81,16 @@ from workbench.sandboxes.bitrix24 import (
 from workbench.sandboxes.bitrix24 import Bitrix24Portal as Bitrix24Terms
 
 START = 1_760_000_000.0
-VISIBILITY = {"callbacks": 360, "leads": 720, "notes": 900, "deals": 1_900}
+VISIBILITY = {"callbacks": 360, "leads": 720, "notes": 721, "deals": 1_801}
 TIMEOUT = {"callbacks": 60, "leads": 120, "notes": 120, "deals": 300}
 BATCH = {"callbacks": 10, "leads": 10, "notes": 250, "deals": 50}
-"""Of the workers, as in the template."""
-MOST_RECEIVES = 500
+MOST_RECEIVES = 1_000
+"""Of the queues and their workers, as in the template."""
 API_KEY, HMAC_SECRET, CALLBACK_SECRET, LEAD_KEY, HOOK_TOKEN, APPLICATION_TOKEN, PARTNER_SECRET, HUB_SECRET = (
     f"{canaries.MARK}{name}"
     for name in ("api", "hmac", "callback", "lead", "hook", "partner-application", "partner-webhook", "hub-webhook")
 )
-AMO_HOST = "example.amocrm.ru"
+AMO_HOST, AMO_SECRET = "example.amocrm.ru", f"{canaries.MARK}amocrm-client"
 URL_KEY = f"{canaries.MARK}url-key-0123456789abcdefgh"
 APP = App(
     client_id="local.app",
@@ -508,7 +508,9 @@ def _portals() -> tuple[Bitrix24Terms, Bitrix24Terms]:
 
 
 def _amo_terms() -> AmoCrmTerms:
-    ours = Integration(client_id="client", client_secret="secret", redirect_uri="https://relay.test", user_id=10000698)
+    ours = Integration(
+        client_id="client", client_secret=AMO_SECRET, redirect_uri="https://relay.test", user_id=10000698
+    )
     return AmoCrmTerms(integrations=(ours,))
 
 

@@ -24,6 +24,7 @@ from crm_relay.http_client import Exchange, HttpClient, Request, Response
 from crm_relay.outcomes import Blocked, NotConfigured, NotExecuted, Outcome, Unauthorized, Unreachable
 from crm_relay.settings import AmoCrmAccount as AccountSettings
 from crm_relay.settings import AmoCrmNotes, AmoCrmSecrets, AmoCrmSettings, Secrets
+from tests.canaries import MARK
 from tests.gateway import Context
 from tests.relay import RELAY_TOML, Relay
 from workbench.sandboxes import AmoCrmAccount, AmoCrmSandbox, Integration, MemoryTransport
@@ -32,9 +33,9 @@ from workbench.sandboxes.faults import Forbidden, Html, RateLimited, Replaced, R
 from workbench.sandboxes.faults import Unauthorized as Unauthorised
 
 HOST, MOVED, API_URL = "example.amocrm.ru", "moved.amocrm.ru", "https://relay.test"
-HOOK_TOKEN = "hook-token"
+HOOK_TOKEN = f"{MARK}hook-token"
 HOOK_URL = f"{API_URL}/amo/{HOOK_TOKEN}"
-APP = App("client", "secret", f"{API_URL}/amo/oauth")
+APP = App("client", f"{MARK}client-secret", f"{API_URL}/amo/oauth")
 DAY = 86_400
 
 
@@ -265,7 +266,9 @@ def test_an_account_that_nobody_authorized_asks_nothing(bench: Bench) -> None:
     assert bench.asked() == 0
 
 
-@pytest.mark.parametrize("secrets", [AmoCrmSecrets(HOOK_TOKEN), AmoCrmSecrets(HOOK_TOKEN, "", "client", "secret")])
+@pytest.mark.parametrize(
+    "secrets", [AmoCrmSecrets(HOOK_TOKEN), AmoCrmSecrets(HOOK_TOKEN, "", APP.client_id, APP.client_secret)]
+)
 def test_without_a_token_or_a_whole_integration_nothing_is_configured(bench: Bench, secrets: AmoCrmSecrets) -> None:
     """That is for whoever fills the secret, not for whoever authorizes."""
     bench.secrets = secrets

@@ -21,6 +21,7 @@ from crm_relay.bitrix24 import items
 from crm_relay.bitrix24.items import DEAL
 from crm_relay.brackets import encode
 from crm_relay.outcomes import NotExecuted
+from tests.canaries import MARK
 from tests.gateway import Response
 from tests.relay import APP, APPLICATION_TOKEN, HUB_SECRET, START, URL_KEY, Crash, Relay
 from workbench.sandboxes import faults
@@ -459,7 +460,7 @@ def test_the_token_of_a_call_is_used_if_configured_and_there_is_nothing_better(d
     secrets = desk.relay.bitrix_secrets["partner"]
     desk.relay.bitrix_secrets["partner"] = msgspec.structs.replace(secrets, client_id="", client_secret="")
     desk.as_app(use_token_of_call=True)
-    assert desk.post(webhook_robot(1, access_token="planted", expires_in=3600)) == QUEUED
+    assert desk.post(webhook_robot(1, access_token=f"{MARK}planted", expires_in=3600)) == QUEUED
     desk.relay.run(60)
     assert not desk.relay.items("token#")
     assert not desk.partner.received
@@ -473,7 +474,7 @@ def test_a_call_leaves_the_apps_own_token_alone(desk: Desk) -> None:
     desk.as_app(use_token_of_call=True)
     desk.install()
     before = desk.pair()
-    assert desk.post(event(1, access_token="hers", expires_in=3600)) == QUEUED
+    assert desk.post(event(1, access_token=f"{MARK}hers", expires_in=3600)) == QUEUED
     assert desk.pair() == before
 
 
@@ -585,7 +586,7 @@ def test_c23_no_secret_in_logs_answers_messages_and_events(desk: Desk) -> None:
     """C23: whatever becomes of the call, dead letters included; of the message only the event_token travels."""
     desk.as_app()
     desk.install()
-    tokens = {"access_token": "call-access-token", "refresh_token": "call-refresh-token"}
+    tokens = {"access_token": f"{MARK}call-access", "refresh_token": f"{MARK}call-refresh"}
     auth = {**ORIGIN, "application_token": APPLICATION_TOKEN, **tokens}
     told = [desk.post(app_robot(auth=auth)), desk.post(app_robot("x", auth=auth)), desk.post(event(1, **tokens))]
     bodies = "".join(message.body for message in desk.relay.queues["deals"].messages.values())

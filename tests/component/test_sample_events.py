@@ -17,8 +17,10 @@ from typer.testing import CliRunner, Result
 from amo_webhook import authorize, upkeep
 from bitrix_robot import sweep
 from crm_relay.delivery.envelope import Envelope
+from tests.canaries import MARK
 from tests.gateway import Response
 from tests.relay import (
+    AMO_SECRET,
     API_KEY,
     APPLICATION_TOKEN,
     CALLBACK_SECRET,
@@ -41,7 +43,7 @@ KEYS = {
     "cartelcrm_callback_secret": CALLBACK_SECRET,
     "amocrm_hook_token": HOOK_TOKEN,
     "amocrm_client_id": "client",
-    "amocrm_client_secret": "client-secret",
+    "amocrm_client_secret": AMO_SECRET,
     "bitrix24_url_key": URL_KEY,
     "bitrix24_application_token": APPLICATION_TOKEN,
 }
@@ -227,7 +229,7 @@ def test_a_robot_whose_form_was_not_filled_in_is_told_so(robotless: Relay) -> No
 def test_an_installation_is_not_believed(robotless: Relay) -> None:
     """Its refresh token is no portal's: only a real one is known to the authorization server."""
     secrets = robotless.secret_source()
-    partner = msgspec.structs.replace(secrets.bitrix24["partner"], client_id="client", client_secret="secret")
+    partner = msgspec.structs.replace(secrets.bitrix24["partner"], client_id="client", client_secret=f"{MARK}app")
     robotless.secret_source = lambda: msgspec.structs.replace(secrets, bitrix24={"partner": partner})
     answer = play(robotless, "bitrix_robot/app_installed")
     assert (answer.status, answer.json()) == (403, {"error": "installation_not_proven"})

@@ -20,4 +20,5 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     """List the boundaries that were found, by function and by what happened to it."""
     for report in terminalreporter.getreports("passed"):
         for name, found in report.user_properties:
-            terminalreporter.write_line(f"{name}: {len(found)} boundaries: {', '.join(found)}")
+            if found:
+                terminalreporter.write_line(f"{name}: {len(found)} boundaries: {', '.join(found)}")

@@ -62,8 +62,8 @@ class Job(ABC):
     async def effects(self) -> int:
         """Count the effects."""
 
-    async def send(self, method: str, path: str, headers: Mapping[str, str] = {}, body: bytes = b"") -> None:
-        """Call the API. Raises Unanswered unless it answers 2xx."""
+    async def send(self, method: str, path: str, headers: Mapping[str, str] = {}, body: bytes = b"") -> bytes:
+        """Call the API and return its answer. Raises Unanswered unless it is 2xx."""
         url = self.relay.stack.url + path
         async with (
             aiohttp.ClientSession(timeout=_TIMEOUT) as http,
@@ -72,6 +72,7 @@ class Job(ABC):
             answer = await response.read()
         if response.status not in range(200, 300):
             raise Unanswered(response.status, answer)
+        return answer
 
     async def item(self, key: str) -> Item | None:
         """Read an item of the table."""
@@ -161,13 +162,21 @@ class LeadQueued(LeadPosted):
 
 
 class LeadAsked(LeadPosted):
-    """A caller asks how a lead is doing."""
+    """A caller asks how a lead is doing, again and again until he is told."""
+
+    told = 0
 
     async def prepare(self) -> None:
         await LeadPosted.happen(self)
 
     async def happen(self) -> None:
-        await self.send("GET", f"/leads/{self.external_id}/status", self.headers)
+        answer = json.loads(await self.send("GET", f"/leads/{self.external_id}/status", self.headers))
+        lead = self.crm.find(self.external_id)
+        self.told += lead is not None and (answer["id"], answer["lead_status"]) == (lead.id, lead.status)
+
+    async def effects(self) -> int:
+        """Count the right answers; that he asked makes no second lead."""
+        return self.told * await LeadPosted.effects(self)
 
 
 class LeadKept(LeadPosted):

@@ -52,6 +52,7 @@ class Mistake:
 
 
 MISTAKES: dict[str, Mistake] = {}
+_SUBMITTER = "tests/component/test_lead_submitter.py"
 
 
 def mistake(name: str, *, tests: str = "") -> Callable[[Plant], Plant]:
@@ -135,7 +136,7 @@ def _no_separator(patch: pytest.MonkeyPatch) -> None:
 
     def callback_of(data: dict[str, Any]) -> Callback:
         callback = proper(data)
-        return replace(callback, key=f"{callback.internal_id}:{callback.event}:{callback.timestamp}")
+        return replace(callback, key=f"{callback.internal_id}{callback.event}{callback.timestamp}")
 
     for module in (callbacks, process):
         patch.setattr(module, "callback_of", callback_of)
@@ -190,7 +191,10 @@ def _blind_repeat(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Claim, "__init__", init)
 
 
-@mistake("SENT written after the call", tests="tests/component/test_lead_submitter.py")
+@mistake(
+    "SENT written after the call",
+    tests=f"{_SUBMITTER}::test_d04_a_worker_killed_anywhere_makes_one_lead",
+)
 def _sent_afterwards(patch: pytest.MonkeyPatch) -> None:
     proper_sent, proper_run = Claim.sent, submission._run
     waiting: list[Callable[[], None]] = []
@@ -290,7 +294,7 @@ def _talkative(patch: pytest.MonkeyPatch) -> None:
 # Towards the CRM
 
 
-@mistake("retry of a create", tests="tests/component/test_lead_submitter.py")
+@mistake("retry of a create", tests=f"{_SUBMITTER}::test_a_lead_that_cannot_be_settled_now_is_queued")
 def _retried_create(patch: pytest.MonkeyPatch) -> None:
     proper = submission.submit
 
@@ -304,7 +308,10 @@ def _retried_create(patch: pytest.MonkeyPatch) -> None:
     _replace_submit(patch, submit)
 
 
-@mistake("a fresh Idempotency-Key for every try", tests="tests/component/test_lead_submitter.py")
+@mistake(
+    "a fresh Idempotency-Key for every try",
+    tests=f"{_SUBMITTER}::test_d07_workers_with_wrong_clocks_make_no_second_lead",
+)
 def _fresh_keys(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(submission, "_idempotency_key", lambda *_: uuid.uuid4().hex)
 
@@ -317,6 +324,11 @@ def _own_budget(patch: pytest.MonkeyPatch) -> None:
         proper(self, replace(ports, store=MemoryStore(ports.clock)), *args, **kwargs)
 
     patch.setattr(Budget, "__init__", init)
+
+
+@mistake("no budget at all", tests="tests/unit/test_budget.py")
+def _no_budget(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Budget, "take", lambda _: None)
 
 
 @mistake("a note is written again without a look into its card", tests="tests/component/test_amo_notes.py")
@@ -375,6 +387,7 @@ def _replace_submit(patch: pytest.MonkeyPatch, submit: Callable[..., Mapping[str
 _TRANSFER = "tests/component/test_bitrix_transfer.py"
 _KILLED_ANYWHERE = f"{_TRANSFER}::test_d04_a_process_killed_anywhere_carries_the_deal_once"
 _ARRIVES_LATE = f"{_TRANSFER}::test_d25_a_request_that_arrives_late_carries_the_deal_once"
+_BRINGS_UP_TO_DATE = f"{_TRANSFER}::test_a_later_call_brings_the_deal_up_to_date_if_configured"
 
 
 @mistake("a deal is made again without a look into the hub", tests=_KILLED_ANYWHERE)
@@ -392,3 +405,8 @@ def _told_again(patch: pytest.MonkeyPatch) -> None:
 def _impatient(patch: pytest.MonkeyPatch) -> None:
     for module in (carrier, cards, files, report):
         patch.setattr(module, "APPEARS_WITHIN", -math.inf)
+
+
+@mistake("a later call changes nothing", tests=_BRINGS_UP_TO_DATE)
+def _never_up_to_date(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(carrier.Carrier, "_update", lambda *_: None)

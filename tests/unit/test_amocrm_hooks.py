@@ -7,7 +7,7 @@ from typing import Any, get_args
 from urllib.parse import quote_plus
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from crm_relay.amocrm.hooks import (
@@ -347,8 +347,14 @@ def test_any_tree_makes_a_hook(tree: dict[str, Tree]) -> None:
 
 
 @given(st.lists(st.tuples(st.lists(KEYS, min_size=1, max_size=7), LEAVES), max_size=20))
+@example([(["account", "id"], "5"), (["account"], "x")])
+@example([(["account"], "x"), (["account", "id"], "5")])
+@example([(["account", "id"], "5"), (["account.id"], "6")])
 def test_any_form_makes_a_hook(fields: list[tuple[list[str], str]]) -> None:
-    """The same from the wire."""
+    """The same from the wire, and the account is the same when it is read alone.
+
+    Not where a name has blanks before it or letters escaped, as no CRM writes it: then only the whole form has it.
+    """
     names = ["".join([path[0], *(f"[{key}]" for key in path[1:])]) for path, _ in fields]
     body = "&".join(f"{quote_plus(name)}={quote_plus(value)}" for name, (_, value) in zip(names, fields, strict=True))
     hook = read_hook(decode(body.encode()))

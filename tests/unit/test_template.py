@@ -22,6 +22,7 @@ from samtranslator.yaml_helper import yaml_parse
 from crm_relay.cartelcrm.client import STATUS_DEADLINE, SUBMIT_DEADLINE
 from crm_relay.delivery.aws import DynamoStore
 from crm_relay.settings import Environment
+from tests.relay import BATCH, HANDLERS, MOST_RECEIVES, TIMEOUT, VISIBILITY, WORKERS
 from workbench.stack.template import Json, transformed
 
 ROOT = Path(__file__).parents[2]
@@ -454,6 +455,20 @@ def test_every_handler_exists_and_has_one_function() -> None:
             )
         }
         assert name in defined, handler
+
+
+def test_the_relay_of_the_tests_has_the_figures_of_the_template() -> None:
+    ours = {
+        f"{HANDLERS[worker][1].__module__}.handler": (TIMEOUT[queue], BATCH[queue], VISIBILITY[queue], MOST_RECEIVES)
+        for queue, worker in WORKERS.items()
+    }
+    theirs = {}
+    for worker, name, mapping in queue_sources():
+        function, queue = of_type(FUNCTION)[worker], of_type(QUEUE)[name]
+        receives = queue["RedrivePolicy"]["maxReceiveCount"]
+        batch = mapping["BatchSize"]
+        theirs[function["Handler"]] = (function["Timeout"], batch, queue["VisibilityTimeout"], receives)
+    assert ours == theirs
 
 
 def test_a_function_calls_itself_by_its_folder() -> None:

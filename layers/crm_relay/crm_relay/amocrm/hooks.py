@@ -110,7 +110,7 @@ def read_account(body: bytes) -> tuple[int | None, str]:
     Raises:
         TooComplex: no hook of amoCRM's has so much.
     """
-    told = select(body, (b"account[",))
+    told = select(body, (b"account",))
     if len(told) > _LONGEST_ACCOUNT:
         raise TooComplex("account")
     return _account(decode(told))
