@@ -17,7 +17,7 @@ MARK = "canary-"
 _SECRET = re.compile(rf"{MARK}[\w-]+|eyJ[\w-]{{10,}}\.[\w-]{{10,}}")
 _PERSONAL = re.compile(
     r"(?<!\w)(?:\+?38)?0(?:50|67|93) ?\d{3} ?\d\d ?\d\d(?!\w)"  # phones
-    r"|[\w.+-]{1,64}@example\.(?:com|test)"
+    r"|(?<![\w.+-])[\w.+-]+@example\.(?:com|test)"
     r"|Олен|Оля|Мария|Павел|Петров|Клиентов|Прораб"
 )
 _ESCAPED = re.compile(r"\\u[0-9a-f]{4}")

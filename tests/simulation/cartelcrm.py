@@ -129,7 +129,7 @@ class Leads(Job):
     def start(self) -> None:
         world, random = self._world, self._world.random
         burst = random.random() < 0.3
-        for number in range(max(1, world.events // 4)):
+        for number in range(max(1, world.events // 3)):
             phone = f"+38050{number % 1000:03d}{random.choice(('0000', '4567', '1234')) if number % 7 == 0 else '4567'}"
             lead = {"external_id": f"lead-{number}", "country": "UA", "phone": phone, "first_name": "Олена"}
             bodies: list[Fields] = [lead]

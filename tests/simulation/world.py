@@ -493,7 +493,8 @@ class World:
 
     def repeatedly(self, call: Callable[[], int | None]) -> int | None:
         """Make a sender's call, in a task, and copies of it now or a while later; return the first one's answer."""
-        for _ in range(self.chaos.copies_of_one() - 1):
+        copies = self.chaos.copies_of_one() if self.random.random() < 0.4 else 1
+        for _ in range(copies - 1):
             at = self.scheduler.now + self.random.choice((0.0, 1.0, 90.0)) * self.random.random()
             self.scheduler.at(at, partial(self.scheduler.start, call))
         return call()
