@@ -62,7 +62,7 @@ _EQUIVALENT: dict[str, dict[str, str]] = {
         "_next_free: 0.0  →  1.0": "a second later is 1970 as well",
         "Budget.take: break  →  continue": "the loop then goes round without doing anything",
         "Budget._forget_what_is_over: "
-        "self._slots[0] + _LATE < self._ports.clock.time()  →  self._slots[0] + _LATE <= self._ports.clock.time()": (
+        "self._slots[0] + LATE < self._ports.clock.time()  →  self._slots[0] + LATE <= self._ports.clock.time()": (
             "a slot that is late by its margin to the very bit may be used or not: either keeps the distance"
         ),
     },

@@ -49,7 +49,7 @@ _ACCOUNT = "benchmark"
 _HANDLER = "amo_webhook.add_notes.handler"
 _SLOWER = 80
 """So many times fewer notes are written where each has a request of its own."""
-_VISIBILITY = 900
+_VISIBILITY = 721
 _BREATH = 0.02
 _PATIENCE = 300.0
 
