@@ -228,6 +228,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make mutants", description="Is every line of the core under test?")
     parser.add_argument("--only", default="", help="part of a module's name")
     only, began, good = parser.parse_args().only, time.monotonic(), True
+    if not any(only in module for module in TESTS):
+        parser.error(f"no module of {', '.join(TESTS)} has {only} in its name")
     fresh = multiprocessing.get_context("forkserver")
     fresh.set_forkserver_preload(_PRELOADED)
     with ProcessPoolExecutor(os.cpu_count(), mp_context=fresh, max_tasks_per_child=1) as pool:

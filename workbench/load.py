@@ -23,6 +23,7 @@ import aiohttp
 from boto3.dynamodb.types import TypeDeserializer
 
 from crm_relay.signing import signature_headers
+from workbench.cli.console import Problem, complain
 from workbench.cli.control import Control
 from workbench.cli.target import Target
 from workbench.cli.world import World
@@ -209,10 +210,14 @@ def _percentiles(took: list[float]) -> str:
 def main() -> int:
     """Send, look, tell; return 1 if not all is well."""
     parser = argparse.ArgumentParser(prog="make load", description="Load on the local stack, and its effects.")
-    parser.add_argument("--rate", type=float, default=50, help="events a second")
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--rate", type=float, default=50, help="events a second (default: 50)")
+    parser.add_argument("--seconds", type=float, default=60, help="for how long (default: 60)")
     options = parser.parse_args()
-    return asyncio.run(_measured(options.rate, options.seconds))
+    try:
+        return asyncio.run(_measured(options.rate, options.seconds))
+    except Problem as problem:
+        complain(str(problem))
+        return 1
 
 
 if __name__ == "__main__":

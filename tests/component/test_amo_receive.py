@@ -288,10 +288,13 @@ def test_b06_more_fields_than_the_limit_are_refused_at_once(relay: Relay) -> Non
 
 
 def test_more_entities_than_a_hook_ever_has_are_kept_aside(relay: Relay) -> None:
-    """A receiver has no time to make a thousand jobs: acknowledged, the body in quarantine, an operator told."""
-    body = hook(relay, "update", *({"id": number} for number in range(1, 1002)))
+    """A receiver has no time to make a thousand jobs: acknowledged, the ids in quarantine, an operator told."""
+    names = (f"{number:x}" * 50 for number in range(10**6, 10**6 + 1001))
+    body = hook(relay, "update", *({"id": number, "name": name} for number, name in enumerate(names, 1)))
     assert post(relay, body) == OK
-    assert quarantined(relay) == [("too_many_entities", body)]
+    [(reason, kept)] = quarantined(relay)
+    assert reason == "too_many_entities"
+    assert json.loads(kept) == [["lead", "update", str(number)] for number in range(1, 1002)]
     assert not payloads(relay)
 
 

@@ -42,6 +42,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.replay is not None and not options.only:
         parser.error("--replay needs --only")
+    if options.inputs < 1:
+        parser.error("--inputs must be 1 or more")
     console = Console(highlight=False, soft_wrap=True)
     if options.replay is not None:
         taken, seconds = _measured(options.only, options.replay)

@@ -35,7 +35,7 @@ SITUATIONS = {
     },
     "a stall": "→ stalled",
     "a function's time-out": "  timed out",
-    "a clock that is off by minutes": r"clock is off by -?[2-6]\d\d\.",
+    "a clock that is off by minutes": r"clock is off by [+-][2-6]\d\d\.",
     "none of a batch taken": r"send_all  → 0 of \d+ taken",
     "some of a batch taken": r"send_all  → [1-9]\d* of \d+ taken",
     "a lease that ends under its owner": '"lease lost"',
@@ -122,6 +122,8 @@ def _problems(world: World, work: list[Job]) -> Iterator[str]:
     yield from _told(world, {token for job in work for token in job.tokens})
     if world.invocations > MOST_INVOCATIONS:
         yield f"the world: never comes to rest, {world.invocations} invocations"
+    if world.raised:
+        yield f"the world: {world.raised} invocations raised when the storm was over"
     yield from _rates(world)
     yield from _left(world, work)
 

@@ -404,6 +404,8 @@ class World:
         self.trace: list[str] = []
         self.answers: list[str] = []
         self.invocations = 0
+        self.raised = 0
+        """Invocations that raised after the storm, when nothing is left to raise for."""
         self.active: Process | None = None
         self._numbers = count(1)
         self._warm: defaultdict[str, list[Process]] = defaultdict(list)
@@ -416,7 +418,12 @@ class World:
         patch.setattr(
             linecache, "checkcache", lambda *_: None
         )  # for every traceback in a log: no source changes meanwhile
-        patch.setenv("API_URL", "https://relay.test")
+        for name, value in {
+            "TABLE_NAME": "table",
+            "RELAY_CONFIG": "relay.toml",
+            "API_URL": "https://relay.test",
+        }.items():
+            patch.setenv(name, value)
         patch.setattr(circuit, "os", SimpleNamespace(getpid=lambda: 1))
         for (holder, name), value in _memory().items():
             patch.setattr(holder, name, value)
@@ -462,7 +469,8 @@ class World:
         process.deadline = self.scheduler.now + seconds
         process.undead = self.chaos.chance(self.chaos.undead)
         process.activate()
-        self.note(process.name, "invoked", f"its clock is off by {process.skew:.1f} s" if process.skew else "")
+        is_off = abs(process.skew) >= 1
+        self.note(process.name, "invoked", f"its clock is off by {process.skew:+.1f} s" if is_off else "")
         context = Context(self.time, process.deadline, function)
         try:
             answer = HANDLERS[function][1](event, context)
@@ -470,6 +478,7 @@ class World:
             return None
         except Exception as error:  # noqa: BLE001 (Lambda counts it, and whoever invoked knows no more)
             self.note(process.name, "raised", type(error).__name__)
+            self.raised += not self.chaos.storm
             return None
         finally:
             self.wake()

@@ -263,7 +263,28 @@ def test_json_is_read_to_a_depth_that_others_can_follow(opening: str, closing: s
 
 
 def test_json_is_bounded_in_what_it_holds() -> None:
-    """20,000 lists and objects are more than anybody sends, and are looked at in no time."""
-    assert read_json(b"[" + b"{}," * 19_998 + b"1]")
+    """20,000 lists and objects are more than anybody sends, and take no time; in a text they are letters."""
+    assert read_json(b"[" + b"{}," * 19_999 + b"1]")
     with pytest.raises(Malformed):
         read_json(b"[" + b"{}," * 20_000 + b"1]")
+    assert read_json(b'"' + b"[" * 30_000 + b'"')
+    assert read_json(b"[" + b"1e300," * 30_000 + b"1]")
+    with pytest.raises(Malformed):
+        read_json(b"[" + b"1e300," * 30_001 + b"1]")
+
+
+@pytest.mark.parametrize("number", ["1e300", "-9e306", "1e-320", "1.7976931348623157e308", "1e200", "0.1", "-0.0"])
+def test_numbers_are_read_as_python_reads_them(number: str) -> None:
+    """Also those for which msgspec's own way takes a microsecond each."""
+    assert repr(read_json(f"[{number}]".encode())) == repr([float(number)])
+
+
+@pytest.mark.parametrize("backslashes", range(1, 6))
+def test_a_nul_is_one_only_if_its_escape_is_none(backslashes: int) -> None:
+    """Escaped backslashes may stand before the letters u0000."""
+    body = b'{"a": "%su0000"}' % (b"\\" * backslashes)
+    if backslashes % 2:
+        with pytest.raises(Malformed):
+            read_json(body)
+    else:
+        assert read_json(body) == json.loads(body)

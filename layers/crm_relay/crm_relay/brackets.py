@@ -22,7 +22,7 @@ class TooComplex(ValueError):
     """More fields or deeper brackets than are taken."""
 
 
-def decode(body: bytes, *, most_fields: int = MOST_FIELDS, most_levels: int = MOST_LEVELS) -> dict[str, Tree]:
+def decode(body: bytes, *, most_levels: int = MOST_LEVELS) -> dict[str, Tree]:
     """Read a form body; keys keep the order in which they first came.
 
     An array whose keys are 0, 1, 2 … in this order is a list, any other a dict. What is no UTF-8 becomes
@@ -31,7 +31,7 @@ def decode(body: bytes, *, most_fields: int = MOST_FIELDS, most_levels: int = MO
     Raises:
         TooComplex: a bound is passed. It is found out before any field is read.
     """
-    body = _with_brackets(body, most_fields)
+    body = _with_brackets(body)
     if body.count(b"[") > MOST_BRACKETS:
         raise TooComplex("brackets")
     if _deeper_than(most_levels).search(b"&" + body):
@@ -44,15 +44,15 @@ def decode(body: bytes, *, most_fields: int = MOST_FIELDS, most_levels: int = MO
     return form.root
 
 
-def select(body: bytes, names: tuple[bytes, ...], *, most_fields: int = MOST_FIELDS) -> bytes:
+def select(body: bytes, names: tuple[bytes, ...]) -> bytes:
     """Return of a form body those fields whose names begin so, to be decoded alone: a megabyte takes some milliseconds.
 
     A name is looked at as it stands, except that escaped brackets count as brackets.
 
     Raises:
-        TooComplex: the body has more fields than `most_fields`.
+        TooComplex: the body has too many fields.
     """
-    return b"&".join(field for field in _with_brackets(body, most_fields).split(b"&") if field.startswith(names))
+    return b"&".join(field for field in _with_brackets(body).split(b"&") if field.startswith(names))
 
 
 def encode(tree: Mapping[str, Any]) -> str:
@@ -78,8 +78,8 @@ def _deeper_than(levels: int) -> re.Pattern[bytes]:
     return re.compile(rb"&[^=&\[]*+(?:\[[^=&\]]*+\]){%d}\[" % levels)
 
 
-def _with_brackets(body: bytes, most_fields: int) -> bytes:
-    if body.count(b"&") >= most_fields:
+def _with_brackets(body: bytes) -> bytes:
+    if body.count(b"&") >= MOST_FIELDS:
         raise TooComplex("fields")
     for escaped, plain in _BRACKETS:
         body = body.replace(escaped, plain)

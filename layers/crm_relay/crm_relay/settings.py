@@ -430,7 +430,7 @@ def read_secrets(text: str) -> Secrets:
     """
     try:
         raw = msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         raise ConfigurationError("secret: JSON expected") from None
     return _convert(raw, Secrets, "secret")
 

@@ -94,10 +94,9 @@ _NAMES = (
     b"workflow_id=",
 )
 """The fields of a form that are read."""
-_LONGEST_READ = 65_536
+_LONGEST_READ = 32_768
 """Bytes of them; captured calls have less than two thousand."""
-_LONGEST_JSON = 262_144
-_MOST_FIELDS = 5000
+_LONGEST_JSON = 524_288
 _MOST_LEVELS = 16
 _LONGEST_TEXT = 2048
 _LONGEST_ROUTE = 100
@@ -112,7 +111,7 @@ def read_body(body: bytes) -> Mapping[str, Any]:
 
     Raises:
         Malformed: neither, or too deep, or more than calls are made of.
-        TooLarge: JSON over 256 KiB.
+        TooLarge: JSON over 512 KiB.
     """
     if body.lstrip()[:1] in (b"{", b"["):
         if len(body) > _LONGEST_JSON:
@@ -122,7 +121,7 @@ def read_body(body: bytes) -> Mapping[str, Any]:
             raise Malformed("json_object_expected")
         return tree
     try:
-        form = select(body, _NAMES, most_fields=_MOST_FIELDS)
+        form = select(body, _NAMES)
         if len(form) > _LONGEST_READ:
             raise Malformed("form_too_complex")
         return decode(form, most_levels=_MOST_LEVELS)
