@@ -6,10 +6,12 @@ body is the message itself, which has to be there to be redriven: in it only sec
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
+
+from crm_relay.delivery.memory import MemoryBus, MemoryQueue
 
 MARK = "canary-"
 """The beginning of every secret."""
@@ -26,6 +28,19 @@ type Told = Callable[[], Iterator[tuple[str, str, bool]]]
 """Yields (where it stands, text, whether it may hold personal data)."""
 
 _watched: list[Told] = []
+
+
+def told_by(
+    output: str, answers: Sequence[object], bus: MemoryBus, dead_letters: Iterable[MemoryQueue]
+) -> Iterator[tuple[str, str, bool]]:
+    """Yield, as Told does, all that somebody may see who must see neither secrets nor, mostly, personal data."""
+    yield "logs and metrics", output, False
+    yield "answers", repr(answers), False
+    yield "bus", repr(bus.events), False
+    for queue in dead_letters:
+        for letter in queue.messages.values():
+            yield f"dead letter of {queue.url}", letter.body, True
+            yield f"reason of a dead letter of {queue.url}", letter.reason or "", False
 
 
 def watch(told: Told) -> None:

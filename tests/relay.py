@@ -447,14 +447,7 @@ class Relay:
     # What came of it
 
     def _told(self) -> Iterator[tuple[str, str, bool]]:
-        """Yield all that somebody may see who must see neither secrets nor, mostly, personal data."""
-        yield "logs and metrics", self.output, False
-        for name, text in (("refusals", self._refusals), ("bus", self.bus.events)):
-            yield name, repr(text), False
-        for queue in self.dead_letters.values():
-            for letter in queue.messages.values():
-                yield "dead letter", letter.body, True
-                yield "reason of a dead letter", letter.reason or "", False
+        return canaries.told_by(self.output, self._refusals, self.bus, self.dead_letters.values())
 
     def effects(self, detail_type: str) -> int:
         """Return how many events of this type were published."""

@@ -36,6 +36,8 @@ _LOOK_EVERY = 5.0
 _STALLED = 60.0
 _STALLED_WITH_MESSAGES = 960.0
 """Seconds without anything more done after which no more is waited for; a message waits up to 900 between two tries."""
+_SHOWN = 5
+"""Names of what was lost or doubled that are printed."""
 _QUIET = 20.0
 """Seconds after the last one in which something might come a second time."""
 _TIMEOUT = aiohttp.ClientTimeout(60)
@@ -137,10 +139,11 @@ class Load:
         if not self.sent:
             faults = ["nothing was sent"]
         lines = [
-            f"answers {dict(self.answers)}",
-            _percentiles(self.took),
-            f"accepted {len(self.accepted)} {dict(accepted)}",
-            f"done {len(effects)}, lost {len(lost)} {lost[:5] or ''}, doubled {len(doubled)} {doubled[:5] or ''}",
+            f"answers: {_listed(self.answers)}; {_percentiles(self.took)}",
+            f"accepted {len(self.accepted)}: {_listed(accepted)}",
+            f"done {len(effects)}, lost {len(lost)}, doubled {len(doubled)}",
+            *(f"lost: {name}" for name in lost[:_SHOWN]),
+            *(f"doubled: {name}" for name in doubled[:_SHOWN]),
             *faults,
         ]
         return "\n".join(lines), not (lost or doubled or faults)
@@ -198,6 +201,10 @@ async def _measured(rate: float, seconds: float) -> int:
     report, well = load.report(effects)
     print(f"{rate:g}/s for {seconds:g} s, all done {settled:.0f} s after the last\n{report}")
     return 0 if well else 1
+
+
+def _listed(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} × {number}" for name, number in numbers.items()) or "none"
 
 
 def _percentiles(took: list[float]) -> str:

@@ -6,7 +6,7 @@ import gc
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from crm_relay.delivery.budget import LATE
@@ -119,7 +119,7 @@ def simulate(seed: int, *, rate: float = RATE, events: int = EVENTS, whole: bool
 def _problems(world: World, work: list[Job]) -> Iterator[str]:
     for job in work:
         yield from job.problems()
-    yield from _told(world, {token for job in work for token in job.tokens})
+    yield from _leaks(world, sorted({token for job in work for token in job.tokens}))
     if world.invocations > MOST_INVOCATIONS:
         yield f"the world: never comes to rest, {world.invocations} invocations"
     if world.raised:
@@ -138,7 +138,7 @@ def _met(world: World) -> frozenset[str]:
     return frozenset(name for name, pattern in SITUATIONS.items() if re.search(pattern, told))
 
 
-def _told(world: World, tokens: Collection[str]) -> Iterator[str]:
+def _leaks(world: World, tokens: Sequence[str]) -> Iterator[str]:
     """Tell what secrets, and what of persons, stands where nobody may see it."""
     for place, text, personal in world.told():
         for hit in sorted(canaries.found(text, personal)):

@@ -3,7 +3,6 @@
 import tests.conftest  # noqa: F401, I001 (the environment of all tests, before anything reads it)
 
 import hashlib
-import json
 import linecache
 import math
 import uuid
@@ -29,6 +28,7 @@ from crm_relay.delivery.runtime import Runtime, install
 from crm_relay.http_client import HttpClient
 from crm_relay.observability import metrics
 from crm_relay.settings import Secrets, SecretSource, load_settings
+from tests import canaries
 from tests.gateway import Context, Response
 from tests.relay import (
     BATCH,
@@ -579,14 +579,8 @@ class World:
         return hashlib.sha256(repr(end).encode()).hexdigest()
 
     def told(self) -> Iterator[tuple[str, str, bool]]:
-        """Yield what was told, as canaries.Told does: logs and metrics, answers, events, dead letters and why."""
-        yield "logs and metrics", self.output, False
-        yield "answers", "\n".join(self.answers), False
-        yield "bus", json.dumps(self.bus.events, ensure_ascii=False), False
-        for queue in self.dead_letters.values():
-            for message in queue.messages.values():
-                yield f"reason of {message.id} in {queue.url}", message.reason or "", False
-                yield f"{message.id} in {queue.url}", message.body, True
+        """Yield what was told, as canaries.Told does."""
+        return canaries.told_by(self.output, self.answers, self.bus, self.dead_letters.values())
 
 
 class _Crm:

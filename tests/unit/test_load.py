@@ -27,10 +27,9 @@ def test_the_report_says_how_many_and_how_fast() -> None:
     report, well = load.report({"lead-0": 1, "callback-2": 1})
     assert well
     assert report.splitlines() == [
-        "answers {'200': 2, '422': 1}",
-        "p50 50 ms, p95 95 ms, p99 99 ms",
-        "accepted 2 {'lead': 1, 'callback': 1}",
-        "done 2, lost 0 , doubled 0 ",
+        "answers: 200 × 2, 422 × 1; p50 50 ms, p95 95 ms, p99 99 ms",
+        "accepted 2: lead × 1, callback × 1",
+        "done 2, lost 0, doubled 0",
     ]
 
 
@@ -40,8 +39,8 @@ def test_the_report_says_how_many_and_how_fast() -> None:
         (["lead 200", "callback 403", "callback 401"], {"lead-0": 1}, "of 2 events none was accepted: callback"),
         (["lead 200", "lead 503"], {"lead-0": 1}, "answers 503: 1"),
         (["lead 200", "lead TimeoutError"], {"lead-0": 1}, "answers TimeoutError: 1"),
-        (["lead 200", "lead 200"], {"lead-0": 1}, "done 1, lost 1 ['lead-1'], doubled 0 "),
-        (["lead 200", "lead 200"], {"lead-0": 1, "lead-1": 2}, "done 2, lost 0 , doubled 1 ['lead-1']"),
+        (["lead 200", "lead 200"], {"lead-0": 1}, "lost: lead-1"),
+        (["lead 200", "lead 200"], {"lead-0": 1, "lead-1": 2}, "doubled: lead-1"),
         ([], {}, "nothing was sent"),
     ],
 )

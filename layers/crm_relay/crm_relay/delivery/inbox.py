@@ -112,7 +112,7 @@ def quarantine(ports: Ports, kind: str, body: bytes, reason: str) -> None:
     """
     key = f"quarantine#{kind}#{hashlib.sha256(body).hexdigest()}"
     kept = zlib.compress(body, zlib.Z_BEST_SPEED)
-    if len(kept) > _MOST_KEPT:  # no form is so dense; the beginning tells what it is
+    if len(kept) > _MOST_KEPT:  # no CRM sends anything so dense; the beginning tells what it is
         kept = zlib.compress(body[: _MOST_KEPT // 2], zlib.Z_BEST_SPEED)
     try:
         ports.store.put(
